@@ -1,0 +1,35 @@
+# The two commands of the README are `make demo` and `make test`; both set up .venv by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: demo test check ui gpu-check clean
+
+# The stamp makes set-up run again only when what is to be installed has changed.
+$(VENV)/stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/stamp  ## check -> preprocess -> train -> infer -> evaluate on phantoms, or on DATA=... PIPELINE=...
+	$(BIN)/python demo.py $(if $(DATA),--data $(DATA)) $(if $(PIPELINE),--pipeline $(PIPELINE)) $(if $(SEED),--seed $(SEED))
+
+test: $(VENV)/stamp  ## all tests, with the coverage gate
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85 --durations=10
+
+check: $(VENV)/stamp  ## lint, format, types, floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --no-cov tests/test_floors.py
+
+ui: $(VENV)/stamp  ## the MLflow runs, on loopback
+	$(BIN)/medseg ui
+
+gpu-check: $(VENV)/stamp  ## AMP equality, 100 training steps, infer and DDP on a CUDA device
+	$(BIN)/python benchmarks/gpu_check.py
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info

@@ -1,0 +1,53 @@
+"""The command line: options -> config -> one workflow. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from medseg import __version__
+from medseg.cli import cohort, evaluate, infer, listing, phantom, run, ui
+
+app = typer.Typer(
+    name="medseg",
+    help="Medical image segmentation, from a labelled cohort to reviewed masks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"medseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(cohort.check)
+app.command()(cohort.plan)
+app.command()(cohort.preprocess)
+app.command()(run.train)
+app.command()(run.run)
+app.command()(infer.infer)
+app.command()(evaluate.evaluate)
+app.command()(phantom.phantom)
+app.command("list")(listing.list_entries)
+app.add_typer(listing.config_app, name="config")
+app.command()(ui.ui)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,129 @@
+"""What every verb needs: logs and progress on stderr, errors as two lines, JSON on stdout, exit codes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from medseg.core.errors import MedsegError, ResourceError
+
+if TYPE_CHECKING:
+    from medseg.workflows.progress import Progress
+    from medseg.workflows.report import Report
+
+NO_SPACE = 28  # errno.ENOSPC
+
+
+def print_error(subject: str, code: str, message: str, hint: str) -> None:
+    """Print the two lines of a bad case or of a failed command on stderr."""
+    print(f"{code} {subject}: {message}" if subject else f"{code}: {message}", file=sys.stderr)
+    if hint:
+        print(f"  hint: {hint}", file=sys.stderr)
+
+
+@contextmanager
+def session(
+    verb: str, *, subject: str = "", as_json: bool = False, quiet: bool = False, verbose: int = 0
+) -> Iterator[Report]:
+    """Yield the verb's report; on the way out print it and exit with the contract's code."""
+    from medseg.workflows.report import Report
+
+    level = logging.ERROR if quiet else logging.DEBUG if verbose > 1 else logging.WARNING
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(message)s")
+    report = Report(verb)
+    code = 0
+    try:
+        yield report
+        code = report.exit_code
+    except MedsegError as error:
+        _finish(report, as_json=as_json, quiet=quiet, code=error.exit_code)
+        print_error(subject, error.code, error.message, error.hint)
+        raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        if error.errno != NO_SPACE:
+            raise
+        full = ResourceError(
+            "the disk is full", hint="free space and run the same command again", code="DISK_FULL"
+        )
+        print_error(subject, full.code, full.message, full.hint)
+        raise typer.Exit(full.exit_code) from None
+    _finish(report, as_json=as_json, quiet=quiet, code=code)
+    raise typer.Exit(code)
+
+
+def _finish(report: Report, *, as_json: bool, quiet: bool, code: int) -> None:
+    for case in report.bad_cases:
+        print_error(case.id, case.code or "FAILED", case.message or "", case.hint or "")
+    if not quiet:
+        for case in report.cases:
+            for warning, message in case.warnings:
+                print(f"warning {warning} {case.id}: {message}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({**report.to_json(), "exit_code": code}, indent=2))
+
+
+def summarise(report: Report) -> str:
+    """Return the closing line: counts, wall and CPU seconds, memory."""
+    summary = report.summary()
+    counts = ", ".join(
+        f"{summary[name]} {name}" for name in ("done", "skipped", "rejected", "failed") if summary[name]
+    )
+    return (
+        f"{report.command}: {counts or 'nothing to do'}; wall {summary['seconds']:.1f} s, "
+        f"CPU {summary['cpu_seconds']:.1f} s, peak {summary['peak_rss_mb']:.0f} MB"
+    )
+
+
+def make_progress(*, quiet: bool) -> Progress:
+    """Return a progress bar on a terminal, plain lines elsewhere, nothing when quiet."""
+    from medseg.workflows.progress import Progress
+
+    if quiet:
+        return Progress()
+
+    class Terminal(Progress):
+        @contextmanager
+        def track(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
+            yield from _draw_bar(what, total) if sys.stderr.isatty() else _print_lines(what, total)
+
+        def say(self, text: str) -> None:
+            print(text, file=sys.stderr)
+
+    return Terminal()
+
+
+def _draw_bar(what: str, total: int) -> Iterator[Callable[[str], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total, note="")
+        yield lambda note: bar.update(task, advance=1, note=note)
+
+
+def _print_lines(what: str, total: int) -> Iterator[Callable[[str], None]]:
+    """Print at most a line every two seconds, and the last."""
+    done, shown = 0, 0.0
+
+    def advance(note: str) -> None:
+        nonlocal done, shown
+        done += 1
+        if done == total or time.monotonic() - shown > 2:
+            print(f"{what} {done}/{total} {note}", file=sys.stderr, flush=True)
+            shown = time.monotonic()
+
+    yield advance

@@ -1,0 +1,127 @@
+"""Files that are either whole or absent, readable by their owner only.
+
+Everything is written to a hidden temporary name in the same folder, flushed to the disk and renamed:
+a process killed at any moment leaves the old content or the new, never a part.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medseg.core.errors import DataError
+
+TEMPORARY = ".part-"  # prefix of names that a kill may leave behind; `sweep` removes them
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and its parents, mode 0700, and return it."""
+    for folder in [*reversed(path.parents), path]:
+        if not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name that becomes `path` if the block ends well, and vanishes if not.
+
+    The temporary name keeps the suffixes of `path`, since writers choose the format by it.
+    """
+    make_folder(path.parent)
+    temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}"
+    try:
+        yield temporary
+        temporary.chmod(0o700 if temporary.is_dir() else 0o600)
+        if temporary.is_file():
+            _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file atomically, mode 0600."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically, mode 0600."""
+    write_bytes(path, text.encode())
+
+
+def to_json(value: Any) -> str:
+    """Return indented, key-ordered JSON; NaN is refused, since undefined is null in our files."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `to_json(value)` atomically."""
+    write_text(path, to_json(value))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path.name} is missing", code="FILE_MISSING") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"{path.name} is not valid JSON ({error})", code="JSON_INVALID") from error
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Iterable[str] | None = None) -> None:
+    """Write dict rows as CSV atomically; None becomes an empty cell."""
+    names = list(columns or dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the hex SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_of(value: Any) -> str:
+    """Return the hex SHA-256 of a JSON-able value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left behind in `folder` (not below it)."""
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

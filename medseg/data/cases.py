@@ -1,0 +1,102 @@
+"""What a cohort is made of, and how its files stay inside its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from medseg.core.errors import DataError
+from medseg.core.files import write_bytes
+
+SAFE_ID = re.compile(r"[^A-Za-z0-9._+-]")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan to segment or to learn from.
+
+    Args:
+        id: Names every output of this case; unique in its cohort, safe as a file name.
+        images: One file per channel, or one file that holds all channels.
+        label: The label map's file, if there is one.
+        group: The patient; cases of one group never end up on two sides of a split.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+    group: str = ""
+
+    @property
+    def patient(self) -> str:
+        """The group, or the case itself where none is known."""
+        return self.group or self.id
+
+
+def make_id(text: str) -> str:
+    """Return `text` as a name that is safe in file systems and never hidden."""
+    return SAFE_ID.sub("_", text).lstrip(".-") or "case"
+
+
+def confine(root: Path, relative: str) -> Path:
+    """Return `root / relative`, refusing what would leave `root`.
+
+    Raises:
+        DataError: An absolute path, or one that climbs out with `..`.
+    """
+    path = Path(os.path.normpath(root / relative))
+    if Path(relative).is_absolute() or not path.is_relative_to(os.path.normpath(root)):
+        raise DataError(
+            f"the file list names `{relative}`, which is outside its folder",
+            hint="list paths relative to, and below, the folder of the list",
+            code="PATH_OUTSIDE_DATA",
+        )
+    return path
+
+
+def assign_groups(cases: Iterable[Case], pattern: str) -> list[Case]:
+    """Name each case's patient by the first group of a regular expression in its id."""
+    if not pattern:
+        return list(cases)
+    found = ((case, re.search(pattern, case.id)) for case in cases)
+    return [
+        replace(case, group=match.group(1)) if match and not case.group else case for case, match in found
+    ]
+
+
+def pseudonymize(cases: Iterable[Case], key_file: Path) -> list[Case]:
+    """Replace ids by `case-` + 12 hex of an HMAC-SHA-256 under this site's key, made on first use."""
+    if not key_file.exists():
+        write_bytes(key_file, secrets.token_bytes(32))
+    key = key_file.read_bytes()
+
+    def pseudonym(text: str) -> str:
+        return "case-" + hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:12]
+
+    return [replace(case, id=pseudonym(case.id), group=pseudonym(case.patient)) for case in cases]
+
+
+def require_unique(cases: list[Case]) -> list[Case]:
+    """Return the cases sorted by id.
+
+    Raises:
+        DataError: No case at all, or two with one id.
+    """
+    if not cases:
+        raise DataError(
+            "no case was found", hint="see docs/data.md for the layouts that are recognised", code="NO_CASES"
+        )
+    ordered = sorted(cases, key=lambda case: case.id)
+    for first, second in pairwise(ordered):
+        if first.id == second.id:
+            raise DataError(
+                f"two cases have the id `{first.id}`", hint="rename one of them", code="DUPLICATE_ID"
+            )
+    return ordered

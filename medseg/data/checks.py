@@ -1,0 +1,164 @@
+"""Look at every case of a cohort once: is it usable, and what is it like?
+
+One pass per case gives both the verdict and the numbers that the fingerprint needs, so volumes are
+decoded once. A case that fails is quarantined with its reason; the others go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from medseg.core.errors import DataError, MedsegError
+from medseg.core.files import sha256_of, sha256_of_file
+from medseg.core.volume import to_canonical
+from medseg.data.cases import Case
+from medseg.data.loading import load_case
+from medseg.data.settings import Data
+
+SAMPLES = 1000  # foreground intensities kept per case and channel
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one case after the check. Plain data: it is stored as JSON.
+
+    Args:
+        shape, spacing_mm: (3,) of the canonical grid, cropped to the non-zero box.
+        voxels: Voxel count per class, background first.
+        intensities: Per channel, a sorted sample of the foreground's values.
+    """
+
+    id: str
+    patient: str
+    input_sha256: str = ""
+    label_sha256: str = ""
+    pixels_sha256: str = ""
+    shape: tuple[int, ...] = ()
+    stored_shape: tuple[int, ...] = ()
+    spacing_mm: tuple[float, ...] = ()
+    orientation: str = ""
+    voxels: tuple[int, ...] = ()
+    voxel_volume_mm3: float = 0.0
+    intensities: tuple[tuple[float, ...], ...] = ()
+    warnings: tuple[tuple[str, str], ...] = ()
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the case passed."""
+        return not self.code
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a plain dict."""
+        return asdict(self)
+
+
+def hash_files(case: Case) -> tuple[str, str]:
+    """Return the SHA-256 over all image files, and that of the label file ("" without one)."""
+    images = [sha256_of_file(path) for path in case.images if path.is_file()]
+    label = sha256_of_file(case.label) if case.label and case.label.is_file() else ""
+    return (images[0] if len(images) == 1 else sha256_of(images)), label
+
+
+def check_case(case: Case, settings: Data, seed: int = 0) -> Record:
+    """Read a labelled case and say whether it is usable; never raises for a bad case."""
+    try:
+        return _describe(case, settings, seed)
+    except MedsegError as error:
+        if not isinstance(error, DataError):
+            raise
+        return Record(case.id, case.patient, code=error.code, message=error.message, hint=error.hint)
+
+
+def _describe(case: Case, settings: Data, seed: int) -> Record:
+    if case.label is None:
+        raise DataError(
+            "no label file was found for this image", hint="label it or take it out", code="LABEL_MISSING"
+        )
+    input_sha256, label_sha256 = hash_files(case)
+    loaded = load_case(case, settings)
+    if loaded.classes is None:  # for the type checker: the label was read above
+        raise DataError("no label", code="LABEL_MISSING")
+    image, grid = to_canonical(loaded.image.array, loaded.image.geometry)
+    classes, _ = to_canonical(loaded.classes.array, loaded.image.geometry)
+    start, stop = nonzero_box(image)
+    voxels = np.bincount(classes.ravel(), minlength=len(settings.labels) + 1)
+    warnings: list[tuple[str, str]] = []
+    if voxels[1:].sum() == 0:
+        warnings.append(("LABEL_EMPTY", "the label holds background only"))
+    if float(image.min()) == float(image.max()):
+        raise DataError(
+            f"every voxel of the image is {image.flat[0]:g}", hint="export it again", code="IMAGE_CONSTANT"
+        )
+    return Record(
+        case.id,
+        case.patient,
+        input_sha256=input_sha256,
+        label_sha256=label_sha256,
+        pixels_sha256=hashlib.sha256(image.tobytes()).hexdigest(),
+        shape=tuple(int(b - a) for a, b in zip(start, stop)),
+        stored_shape=loaded.image.geometry.shape,
+        spacing_mm=grid.spacing_mm,
+        orientation=loaded.image.geometry.orientation,
+        voxels=tuple(voxels.tolist()),
+        voxel_volume_mm3=round(grid.voxel_volume_mm3, 6),
+        intensities=_sample_foreground(image, classes, seed),
+        warnings=tuple(warnings),
+    )
+
+
+def nonzero_box(image: np.ndarray[Any, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return start and stop of the box around voxels that are not 0 in every channel (nnU-Net's rule).
+
+    Args:
+        image: (C, I, J, K). An all-zero image keeps its whole grid.
+    """
+    anything = (image != 0).any(axis=0)
+    start, stop = [], []
+    for axis in range(3):
+        line = np.flatnonzero(anything.any(axis=tuple(other for other in range(3) if other != axis)))
+        start.append(int(line[0]) if line.size else 0)
+        stop.append(int(line[-1]) + 1 if line.size else anything.shape[axis])
+    return tuple(start), tuple(stop)
+
+
+def _sample_foreground(
+    image: np.ndarray[Any, Any], classes: np.ndarray[Any, Any], seed: int
+) -> tuple[tuple[float, ...], ...]:
+    where = np.flatnonzero(classes)
+    if where.size > SAMPLES:
+        where = np.random.default_rng([seed, where.size]).choice(where, SAMPLES, replace=False)
+    return tuple(tuple(np.sort(channel.ravel()[where]).astype(float).tolist()) for channel in image)
+
+
+@dataclass
+class Quarantine:
+    """Reject what only a look at the whole cohort shows: one image under two ids."""
+
+    seen: dict[str, str] = field(default_factory=dict)
+
+    def screen(self, record: Record) -> Record:
+        """Return the record, or one that rejects it as a duplicate of an earlier case."""
+        first = self.seen.setdefault(record.pixels_sha256, record.id) if record.is_usable else record.id
+        if first == record.id:
+            return record
+        return Record(
+            record.id,
+            record.patient,
+            code="DUPLICATE_IMAGE",
+            message=f"the image equals that of case {first}, voxel by voxel",
+            hint="take one of them out, or both would sit on two sides of a split",
+        )
+
+
+def screen_cohort(records: Sequence[Record]) -> list[Record]:
+    """Return all records, duplicates rejected, in order of id."""
+    quarantine = Quarantine()
+    return [quarantine.screen(record) for record in sorted(records, key=lambda record: record.id)]

@@ -1,0 +1,48 @@
+"""Scans to segment: what the arguments of `infer` may be (no labels needed)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medseg.core.errors import DataError
+from medseg.data.cases import Case, make_id, require_unique
+from medseg.data.layouts import channel_files, is_table, list_images, pick_channels, read_table
+from medseg.data.settings import Data
+from medseg.io import is_image, stem
+
+
+def find_inputs(paths: Sequence[Path], settings: Data) -> list[Case]:
+    """Return the cases that files, folders of images, folders of patients or a table name.
+
+    Raises:
+        DataError: Nothing there or nothing that can be read as an image.
+    """
+    return require_unique([case for path in paths for case in _find(path, settings)])
+
+
+def _find(path: Path, settings: Data) -> list[Case]:
+    if not path.exists():
+        raise DataError("there is no such file or folder", hint="check the path", code="INPUT_MISSING")
+    if is_table(path):
+        return read_table(path, list(settings.channels))
+    if path.is_file():
+        if not is_image(path):
+            raise DataError(
+                "this kind of file is not known", hint="see `medseg list formats`", code="FORMAT_UNKNOWN"
+            )
+        return [Case(make_id(stem(path)), (path,))]
+    if list_images(path):
+        files_of = channel_files(list_images(path), len(settings.channels))
+        return [Case(name, files) for name, files in files_of.items()]
+    folders = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and list_images(folder)]
+    return [_find_patient(folder, settings) for folder in folders]
+
+
+def _find_patient(folder: Path, settings: Data) -> Case:
+    label = [file for file in list_images(folder) if file.match(settings.label_pattern)]
+    try:
+        images = pick_channels(folder, settings, label[0] if len(label) == 1 else None)
+    except DataError:
+        images = ()  # reported by the run, case by case
+    return Case(make_id(folder.name), images)

@@ -1,0 +1,116 @@
+"""Read one case whole: channels stacked on one grid, label values brought to classes.
+
+Stored values may be anything ({0, 205, 420}); inside, *classes* are 0 (background), 1, 2, ... in
+ascending order of the stored values. `class_values` maps back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.core.errors import DataError, GeometryError
+from medseg.core.volume import Labels, Volume
+from medseg.data.cases import Case
+from medseg.data.settings import Data
+from medseg.io import read_labels, read_volume
+
+
+@dataclass(frozen=True)
+class LoadedCase:
+    """A case in memory, as stored: (C, I, J, K) image and (I, J, K) classes on one grid."""
+
+    image: Volume
+    classes: Labels | None
+
+
+def load_case(case: Case, settings: Data) -> LoadedCase:
+    """Read and cross-check all files of a case.
+
+    Raises:
+        DataError: CHANNELS, GRID_MISMATCH, LABEL_MISSING, LABEL_VALUE, or what reading raises.
+    """
+    image = load_image(case, len(settings.channels))
+    if case.label is None:
+        return LoadedCase(image, None)
+    stored = read_labels(case.label)
+    if difference := image.geometry.differs_from(stored.geometry):
+        raise GeometryError(
+            f"image and label lie on different grids: {difference}",
+            hint="export both on one grid; medseg does not guess which one is right",
+            code="GRID_MISMATCH",
+        )
+    return LoadedCase(image, Labels(to_classes(stored.array, settings), image.geometry))
+
+
+def load_image(case: Case, n_channels: int) -> Volume:
+    """Read a case's image files and stack their channels.
+
+    Raises:
+        DataError: CHANNELS or GRID_MISMATCH, or what reading raises.
+    """
+    if not case.images:
+        raise DataError(
+            "no image file, or not exactly one a channel, was found",
+            hint="check data.channels.<name>.pattern",
+            code="CHANNEL_MISSING",
+        )
+    volumes = [read_volume(path) for path in case.images]
+    found = sum(len(volume.array) for volume in volumes)
+    if found != n_channels:
+        raise DataError(
+            f"the image has {found} channels where the pipeline has {n_channels}",
+            hint="a 4D file must hold one volume a channel along its last axis",
+            code="CHANNELS",
+        )
+    for volume in volumes[1:]:
+        if difference := volumes[0].geometry.differs_from(volume.geometry):
+            raise GeometryError(
+                f"channels lie on different grids: {difference}",
+                hint="register or resample the channels onto one grid first",
+                code="GRID_MISMATCH",
+            )
+    if len(volumes) == 1:
+        return volumes[0]
+    return Volume(np.concatenate([volume.array for volume in volumes]), volumes[0].geometry)
+
+
+def class_values(settings: Data) -> list[int]:
+    """Return the stored value of every class; index 0 is background."""
+    return [0, *sorted(settings.labels)]
+
+
+def to_classes(stored: NDArray[Any], settings: Data) -> NDArray[np.uint8]:
+    """Map stored label values to classes, through `label_map` first.
+
+    Raises:
+        DataError: LABEL_VALUE, where a value is neither mapped nor listed.
+    """
+    class_of = {value: index for index, value in enumerate(class_values(settings))}
+    values, index, counts = np.unique(stored, return_inverse=True, return_counts=True)
+    mapped = [_map_value(int(value), settings) for value in values]
+    unknown = [
+        f"{value} ({count} voxels)" for value, to, count in zip(values, mapped, counts) if to not in class_of
+    ]
+    if unknown:
+        raise DataError(
+            f"the label holds values that the pipeline does not list: {', '.join(unknown[:5])}",
+            hint="add them to data.labels or data.label_map",
+            code="LABEL_VALUE",
+        )
+    lookup = np.array([class_of[value] for value in mapped], np.uint8)
+    return np.asarray(lookup[index].reshape(stored.shape))
+
+
+def _map_value(value: int, settings: Data) -> int:
+    if value in settings.label_map:
+        return settings.label_map[value]
+    return settings.label_map.get("nonzero", value) if value else 0
+
+
+def to_stored(classes: NDArray[Any], settings: Data) -> NDArray[np.uint16]:
+    """Map classes back to stored label values."""
+    return np.asarray(np.array(class_values(settings), np.uint16)[classes])

@@ -1,0 +1,96 @@
+"""What of a task the data room reads: channels, labels, splits, grid, augmentation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from medseg.core.settings import Builder, Count, Positive, Settings, Share
+
+Axis = Literal[0, 1, 2]
+
+
+class Channel(Settings):
+    """One image channel and how its intensities are normalised.
+
+    ct: clip to the 0.5-99.5 percentile of the cohort's foreground, then the cohort's z-score.
+    zscore: per-image z-score (MR, microscopy). pet: clip at the cohort's 99.95 percentile, then
+    divide by the cohort's foreground standard deviation. fixed: `window` is mapped to 0..1.
+    """
+
+    normalize: Literal["ct", "zscore", "pet", "fixed", "none"] = "zscore"
+    window: tuple[float, float] | None = None
+    pattern: str = "*"  # which files of a patient folder hold this channel
+
+    @model_validator(mode="after")
+    def _fixed_needs_a_window(self) -> Channel:
+        if self.normalize == "fixed" and (self.window is None or self.window[0] >= self.window[1]):
+            raise ValueError("`normalize: fixed` needs `window: [low, high]`")
+        return self
+
+
+class Data(Settings):
+    """What the cohort holds."""
+
+    channels: dict[str, Channel]
+    labels: dict[int, str]  # stored value -> name; 0 is background and not listed
+    label_map: dict[int | Literal["nonzero"], int] = Field(
+        default={}
+    )  # source value -> stored value, applied first
+    label_pattern: str = "*mask*"  # which file of a patient folder is the label
+    group_pattern: str = ""  # regular expression; its first group in an id names the patient
+    layout: str = "auto"
+
+    @model_validator(mode="after")
+    def _labels_are_usable(self) -> Data:
+        if not self.channels:
+            raise ValueError("`channels` names no channel")
+        if not self.labels or 0 in self.labels or min(self.labels) < 0 or max(self.labels) > 65535:
+            raise ValueError("`labels` needs values from 1 to 65535; 0 is background and not listed")
+        if len(self.labels) > 254:
+            raise ValueError("at most 254 labels")
+        if stray := set(self.label_map.values()) - set(self.labels) - {0}:
+            raise ValueError(f"`label_map` maps to {sorted(stray)}, which `labels` does not list")
+        return self
+
+
+class Split(Settings):
+    """How cases are divided; whole patients, never single cases."""
+
+    folds: Annotated[int, Field(ge=2)] = 5
+    test_share: Share = 0.0
+    test_ids: tuple[str, ...] = ()
+
+
+class Grid(Settings):
+    """What may be fixed of the plan; None lets the plan decide and say why."""
+
+    dims: Literal[2, 3] | None = None
+    spacing_mm: tuple[Positive, Positive, Positive] | None = None
+    patch: tuple[Count, Count, Count] | None = None
+    batch_size: Count | None = None
+    mirror_axes: tuple[Axis, ...] = ()  # canonical axes: 0 left-right, 1 back-front, 2 foot-head
+
+
+class Augment(Settings):
+    """Probabilities and ranges; defaults are nnU-Net's constants (Isensee et al. 2021, suppl. note 2)."""
+
+    rotate_p: Share = 0.2
+    rotate_degrees: Annotated[float, Field(ge=0, le=180)] | None = None  # None: the plan's rule
+    scale_p: Share = 0.2
+    scale_range: tuple[Positive, Positive] = (0.7, 1.4)
+    noise_p: Share = 0.1
+    noise_variance: tuple[float, float] = (0.0, 0.1)
+    blur_p: Share = 0.2
+    blur_sigma: tuple[float, float] = (0.5, 1.0)
+    brightness_p: Share = 0.15
+    brightness_range: tuple[Positive, Positive] = (0.75, 1.25)
+    contrast_p: Share = 0.15
+    contrast_range: tuple[Positive, Positive] = (0.75, 1.25)
+    low_resolution_p: Share = 0.25
+    low_resolution_zoom: tuple[Positive, Positive] = (0.5, 1.0)
+    gamma_p: Share = 0.3
+    gamma_inverted_p: Share = 0.1
+    gamma_range: tuple[Positive, Positive] = (0.7, 1.5)
+    extra: tuple[Builder, ...] = ()  # MONAI dictionary transforms, "monai.transforms:RandGibbsNoised"

@@ -1,0 +1,177 @@
+"""A trained model as a folder: what leaves training and what inference needs, nothing else.
+
+model.json                    labels, channels, network, settings, hashes; no case ids
+plan.json                     the grid and intensities it was trained on
+weights_fold_K.safetensors    one file per fold; several make an ensemble
+config.yaml MODEL_CARD.md     for people
+SHA256SUMS                    checked before anything is loaded
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medseg.core.errors import CheckpointError, DataError
+from medseg.core.files import (
+    make_folder,
+    read_json,
+    sha256_of,
+    sha256_of_file,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from medseg.core.settings import Builder
+from medseg.data.loading import class_values
+from medseg.data.plan import Plan
+from medseg.data.preprocess import preprocessing_key
+from medseg.data.settings import Data
+from medseg.inference.network import build_network
+from medseg.inference.settings import Infer
+
+SCHEMA = 1
+SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model in memory, in eval mode."""
+
+    name: str
+    data: Data
+    plan: Plan
+    infer: Infer
+    networks: tuple[nn.Module, ...]
+    sha256: str
+
+    @property
+    def n_classes(self) -> int:
+        """Classes including background."""
+        return len(self.data.labels) + 1
+
+
+def save_model(
+    folder: Path,
+    description: Mapping[str, Any],
+    plan: Plan,
+    weights: Mapping[int, bytes],
+    texts: Mapping[str, str],
+) -> None:
+    """Write a model folder, keeping weights of other folds; SHA256SUMS comes last: a torn folder is refused.
+
+    Args:
+        folder: RUN/model.
+        description: name, data, model, infer; becomes model.json.
+        plan: The plan it was trained with.
+        weights: safetensors bytes per fold.
+        texts: File name -> text, for config.yaml and MODEL_CARD.md.
+    """
+    make_folder(folder)
+    (folder / SUMS).unlink(missing_ok=True)
+    data = Data.model_validate(description["data"])
+    key = preprocessing_key(plan, class_values(data))
+    write_json(folder / "model.json", {"schema": SCHEMA, "preprocessing": key, **description})
+    write_json(folder / "plan.json", plan.to_json())
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    for fold, content in weights.items():
+        write_bytes(folder / f"weights_fold_{fold}.safetensors", content)
+    sums = [f"{sha256_of_file(path)}  {path.name}\n" for path in sorted(folder.iterdir()) if path.is_file()]
+    write_text(folder / SUMS, "".join(sums))
+
+
+def find_model(path: Path) -> Path:
+    """Return the model folder that a RUN folder or a model folder names.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    for folder in (path, path / "model"):
+        if (folder / "model.json").is_file():
+            return folder
+    raise CheckpointError(
+        "there is no model here", hint="give a run folder or its model folder", code="MODEL_MISSING"
+    )
+
+
+def load_model(path: Path, device: torch.device, folds: Sequence[int] | None = None) -> TrainedModel:
+    """Load a model folder after checking every file against SHA256SUMS.
+
+    Args:
+        path: A RUN folder or its model folder.
+        device: Where the networks go.
+        folds: Which folds' networks to load; None: all there are.
+
+    Raises:
+        CheckpointError: Missing, damaged, of another schema, or preprocessed by other rules.
+    """
+    folder = find_model(path)
+    _verify(folder)
+    try:
+        tree, plan = read_json(folder / "model.json"), Plan.from_json(read_json(folder / "plan.json"))
+    except DataError as error:
+        raise CheckpointError(error.message, code="MODEL_DAMAGED") from error
+    if tree.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"model schema {tree.get('schema')} is not {SCHEMA}",
+            hint="use the version that wrote it",
+            code="MODEL_SCHEMA",
+        )
+    data = Data.model_validate(tree["data"])
+    if tree["preprocessing"] != preprocessing_key(plan, class_values(data)):
+        raise CheckpointError(
+            "this version of medseg preprocesses images differently from the one that trained the model",
+            hint="use the version named in the model card, or train again",
+            code="PREPROCESSING_CHANGED",
+        )
+    builder = Builder.model_validate(tree["model"])
+    files = sorted(folder.glob("weights_fold_*.safetensors"))
+    if folds is not None:
+        files = [file for file in files if file.stem in {f"weights_fold_{fold}" for fold in folds}]
+    if not files:
+        raise CheckpointError("the model folder holds no weights of these folds", code="MODEL_DAMAGED")
+    networks = tuple(_load_network(file, builder, plan, data).to(device) for file in files)
+    infer = Infer.model_validate(tree["infer"])
+    decisive = [sha256_of_file(file) for file in (folder / "model.json", folder / "plan.json", *files)]
+    return TrainedModel(tree["name"], data, plan, infer, networks, sha256_of(decisive))
+
+
+def _load_network(file: Path, builder: Builder, plan: Plan, data: Data) -> nn.Module:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    network = build_network(builder, plan, len(data.channels), len(data.labels) + 1)
+    try:
+        network.load_state_dict(load_file(file))
+    except (SafetensorError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{file.name} does not fit the network",
+            hint="the folder is damaged; copy it again",
+            code="MODEL_DAMAGED",
+        ) from error
+    return network.eval()
+
+
+def _verify(folder: Path) -> None:
+    sums = folder / SUMS
+    if not sums.is_file():
+        raise CheckpointError(
+            f"{SUMS} is missing: the model was not written to its end",
+            hint="run train again",
+            code="MODEL_DAMAGED",
+        )
+    for line in sums.read_text(encoding="utf-8").splitlines():
+        expected, _, name = line.partition("  ")
+        path = folder / Path(name).name
+        if not path.is_file() or sha256_of_file(path) != expected:
+            raise CheckpointError(
+                f"{Path(name).name} does not match its checksum",
+                hint="copy the model folder again",
+                code="MODEL_DAMAGED",
+            )

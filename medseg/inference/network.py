@@ -1,0 +1,53 @@
+"""Build a plan's network and choose where it runs."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from medseg.core.errors import ResourceError
+from medseg.core.select import select
+from medseg.core.settings import Builder
+from medseg.data.plan import Plan
+from medseg.models import MODELS, Grid
+
+
+def make_grid(plan: Plan) -> Grid:
+    """Return what a network builder needs to know of a plan, without the flat axis of 2D."""
+    n = plan.dims
+    return Grid(
+        dims=n,
+        patch=plan.patch[:n],
+        spacing_mm=plan.spacing_mm[:n],
+        strides=tuple(level[:n] for level in plan.strides),
+        kernels=tuple(level[:n] for level in plan.kernels),
+    )
+
+
+def build_network(model: Builder, plan: Plan, n_channels: int, n_classes: int) -> nn.Module:
+    """Return a freshly initialised network; the weights depend on torch's global seed.
+
+    Raises:
+        ConfigError: Unknown model or option.
+    """
+    network: nn.Module = select("model", MODELS, model.name, model.options)(
+        n_channels, n_classes, make_grid(plan)
+    )
+    return network
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the device for "auto", "cpu" or "cuda".
+
+    Raises:
+        ResourceError: CUDA was asked for and is not there.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ResourceError(
+            "no CUDA device is available",
+            hint="use --device cpu, or install a CUDA build of torch",
+            code="NO_CUDA",
+        )
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)

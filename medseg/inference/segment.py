@@ -1,0 +1,60 @@
+"""One preprocessed scan to a mask, with a loaded model."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medseg.core.select import select
+from medseg.core.volume import Labels
+from medseg.data.loading import to_stored
+from medseg.data.preprocess import Placement
+from medseg.inference.model import TrainedModel
+from medseg.inference.predict import choose_window_batch, predict_logits
+from medseg.inference.restore import restore_classes, restore_probabilities
+from medseg.inference.settings import Infer
+from medseg.postprocess import POSTPROCESS, apply
+
+
+class Segmenter:
+    """A model ready for many cases; what can be decided once is decided once."""
+
+    def __init__(self, model: TrainedModel, settings: Infer) -> None:
+        self.model = model
+        self.settings = settings
+        self.device = next(model.networks[0].parameters()).device
+        plan = model.plan
+        channels = len(model.data.channels)
+        self._window_batch = choose_window_batch(model.networks[0], channels, plan.patch, plan.dims)
+        # Steps name labels by their stored values, and run on stored values.
+        self._steps = [
+            select("post-processing step", POSTPROCESS, step.name, step.options)
+            for step in settings.postprocess
+        ]
+
+    def predict(self, image_CIJK: NDArray[np.float16]) -> NDArray[np.float32]:
+        """Return (classes, I, J, K) logits on the preprocessed grid."""
+        plan = self.model.plan
+        image = torch.from_numpy(image_CIJK.astype(np.float32)).to(self.device)
+        run = partial(predict_logits, self.model.networks, image, plan.patch, dims=plan.dims)
+        logits = run(
+            overlap=self.settings.overlap,
+            mirror_axes=plan.mirror_axes if self.settings.mirror else (),
+            window_batch=self._window_batch,
+        )
+        result: NDArray[np.float32] = logits.cpu().numpy()
+        return result
+
+    def segment(
+        self, image_CIJK: NDArray[np.float16], placement: Placement, *, with_probabilities: bool = False
+    ) -> tuple[Labels, NDArray[Any] | None]:
+        """Return stored label values on the scan's grid, and (C, I, J, K) probabilities if asked for."""
+        logits = self.predict(image_CIJK)
+        stored = to_stored(restore_classes(logits, placement), self.model.data)
+        stored = np.asarray(apply(self._steps, stored, placement.original))
+        probabilities = restore_probabilities(logits, placement) if with_probabilities else None
+        return Labels(stored, placement.original), probabilities

@@ -1,0 +1,118 @@
+"""Bytes of a file, decompressed as they are asked for and verified to the end.
+
+A truncated stream, a wrong checksum and a stream that goes on after its content are errors here; common
+readers return zeros, nothing, or the content without a word.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from isal import igzip, isal_zlib
+
+from medseg.core.errors import FormatError
+
+PLAIN, DEFLATED = 0, 47  # 47: gzip or zlib, told apart by the first bytes (zlib manual, inflateInit2)
+GZIP_MAGIC = b"\x1f\x8b"
+
+_FIRST_PIECE = 1 << 16  # a header is in it; the rest of a large file is not touched for a header
+_MAX_PADDING = 1 << 20  # zeros after the content are padding; more than this is not
+_DAMAGED = cast(type[Exception], isal_zlib.error)  # typed as an instance in isal's stubs
+_AGAIN = "copy or export the file again; it is damaged or incomplete"
+
+
+class Stream:
+    """Reads forward through bytes that may be compressed.
+
+    Args:
+        data: The file, or its first part where only the header is wanted.
+        wbits: `PLAIN`, or `DEFLATED` for zlib and gzip, also of several members.
+        prefix: First word of the error codes.
+    """
+
+    def __init__(self, data: bytes | memoryview, wbits: int, prefix: str) -> None:
+        self._data = memoryview(data)  # not yet handed to the decompressor
+        self._tail = b""  # handed over, but beyond the asked count
+        self._prefix = prefix
+        self._wbits = wbits
+        self._inflate = isal_zlib.decompressobj(wbits=wbits) if wbits else None
+
+    def take(self, count: int) -> bytes:
+        """Return exactly `count` bytes.
+
+        Raises:
+            FormatError: *_TRUNCATED, *_CRC or *_TRAILING.
+        """
+        parts: list[bytes] = []
+        missing = count
+        while missing:
+            part = self._take_some(missing)
+            if not part:
+                raise self._error("TRUNCATED", f"the file ends {missing} bytes too early")
+            parts.append(part)
+            missing -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def skip(self, count: int) -> None:
+        """Pass over exactly `count` bytes without holding them all."""
+        while count:
+            count -= len(self.take(min(count, 1 << 24)))
+
+    def finish(self) -> None:
+        """Verify that the stream ends here, whole; zeros that pad it are ignored.
+
+        Raises:
+            FormatError: *_TRUNCATED, *_CRC or *_TRAILING.
+        """
+        padding = 0
+        while part := self._take_some(_FIRST_PIECE):
+            padding += len(part)
+            if padding > _MAX_PADDING or part.strip(b"\0"):
+                raise self._error("TRAILING", "the file goes on after the voxels that its header describes")
+
+    def _take_some(self, count: int) -> bytes:
+        """Return at most `count` bytes; none at the end."""
+        if self._inflate is None:
+            part = bytes(self._data[:count])
+            self._data = self._data[count:]
+            return part
+        while not self._inflate.eof or self._start_next_member():
+            part = self._decompress(count)
+            if part:
+                return part
+            if not (self._inflate.eof or self._tail or self._data):
+                raise self._error("TRUNCATED", "the compressed stream breaks off before its end")
+        return b""
+
+    def _decompress(self, count: int) -> bytes:
+        piece: bytes | memoryview = self._tail
+        if not piece:
+            size = _FIRST_PIECE if count < _FIRST_PIECE else len(self._data)
+            piece, self._data = self._data[:size], self._data[size:]
+        assert self._inflate is not None
+        try:
+            part: bytes = self._inflate.decompress(piece, count)
+        except _DAMAGED as error:
+            raise self._error("CRC", f"the compressed stream is damaged ({error})") from error
+        self._tail = self._inflate.unconsumed_tail
+        return part
+
+    def _start_next_member(self) -> bool:
+        assert self._inflate is not None
+        left = bytes(self._inflate.unused_data) + bytes(self._data)
+        if not left.strip(b"\0"):
+            return False
+        if left[:2] != GZIP_MAGIC:
+            raise self._error("TRAILING", f"{len(left)} bytes follow the end of the compressed stream")
+        self._inflate = isal_zlib.decompressobj(wbits=self._wbits)
+        self._tail, self._data = b"", memoryview(left)
+        return True
+
+    def _error(self, code: str, message: str) -> FormatError:
+        return FormatError(message, hint=_AGAIN, code=f"{self._prefix}_{code}")
+
+
+def compress(data: bytes) -> bytes:
+    """Return gzip bytes, fast and reproducible: no time and no file name in the header."""
+    compressed: bytes = igzip.compress(data, 1, mtime=0)
+    return compressed

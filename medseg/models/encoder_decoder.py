@@ -1,0 +1,90 @@
+"""The nnU-Net-like network behind `unet`, made of MONAI's DynUNet blocks.
+
+The blocks are DynUNet's, so are the numbers that come out; the frame is our own, because DynUNet keeps
+the outputs of its heads as attributes (a trained network can then not be deep-copied), lists every
+weight twice in its state dict (safetensors refuses that), returns deep supervision enlarged to full
+resolution, and computes it outside training too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetOutBlock, UnetResBlock, UnetUpBlock
+from torch import Tensor, nn
+
+from medseg.models.grid import Grid
+
+NORM = ("INSTANCE", {"affine": True})
+ACTIVATION = ("leakyrelu", {"inplace": True, "negative_slope": 0.01})
+
+
+class EncoderDecoder(nn.Module):
+    """U-Net with strided convolutions down, transposed convolutions up and a head per fine level.
+
+    Args:
+        in_channels: Channels of the image.
+        out_channels: Classes including background.
+        grid: Strides and kernels of the levels.
+        features: (levels,) channels, finest first.
+        residual: Residual blocks in the encoder.
+        deep_supervision: Return a list while training; the two coarsest levels have no head, as in
+            nnU-Net (the bottleneck has none there, and the level above it weight zero).
+        dropout: Probability after each convolution before its norm; 0 builds no dropout layer.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        grid: Grid,
+        *,
+        features: Sequence[int],
+        residual: bool,
+        deep_supervision: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.deep_supervision = deep_supervision
+        block = UnetResBlock if residual else UnetBasicBlock
+        options = {"norm_name": NORM, "act_name": ACTIVATION, "dropout": dropout or None}
+        self.encoder = nn.ModuleList(
+            block(grid.dims, inner, outer, kernel, stride, **options)
+            for inner, outer, kernel, stride in zip(
+                (in_channels, *features), features, grid.kernels, grid.strides
+            )
+        )
+        self.decoder = nn.ModuleList(  # finest first, as everything here
+            UnetUpBlock(grid.dims, coarse, fine, kernel, stride, stride, **options)
+            for coarse, fine, kernel, stride in zip(
+                features[1:], features, grid.kernels[1:], grid.strides[1:]
+            )
+        )
+        supervised = max(1, grid.levels - 2) if deep_supervision else 1
+        self.heads = nn.ModuleList(
+            UnetOutBlock(grid.dims, channels, out_channels) for channels in features[:supervised]
+        )
+        self.apply(initialize)
+
+    def forward(self, image_BC: Tensor) -> Tensor | list[Tensor]:
+        features_BC = [image_BC]
+        for stage in self.encoder:
+            features_BC.append(stage(features_BC[-1]))
+        below_BC = features_BC.pop()
+        supervised = len(self.heads) if self.deep_supervision and self.training else 1
+        outputs: list[Tensor] = []
+        for level in reversed(range(len(self.decoder))):
+            below_BC = self.decoder[level](below_BC, features_BC.pop())
+            if level < supervised:
+                outputs.insert(0, self.heads[level](below_BC))
+        if not self.decoder:
+            outputs = [self.heads[0](below_BC)]
+        return outputs if self.deep_supervision and self.training else outputs[0]
+
+
+def initialize(module: nn.Module) -> None:
+    """Draw convolution weights as nnU-Net does (He et al. 2015, leaky slope 0.01); biases become 0."""
+    if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        nn.init.kaiming_normal_(module.weight, a=0.01)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,283 @@
+"""Write a run to MLflow; losing the store never stops or slows the work.
+
+The first failed call warns (TRACKING_LOST) and ends tracking for this run: every later call returns at once.
+`MlflowClient` is used directly, since MLflow's global functions also record the OS user, the script's path
+and the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from medseg.tracking import place
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the page for language models opens
+ANONYMOUS = {"mlflow.user": "medseg", "mlflow.source.name": "medseg", "mlflow.source.type": "LOCAL"}
+MAX_VALUE = 6000  # characters; mlflow.utils.validation.MAX_PARAM_VAL_LENGTH
+MAX_BATCH = 100  # params per call; MAX_PARAMS_TAGS_PER_BATCH
+MAX_METRICS = 1000  # per call; MAX_METRICS_PER_BATCH
+ABSOLUTE = r"[/~\\]|[A-Za-z]:[/\\]"  # how a path starts that tells about this machine
+TABLES = "mlflow.loggedArtifacts"  # the tag by which the interface knows which JSON files are tables
+
+
+class Tracker:
+    """One open MLflow run, or nothing with the same face.
+
+    Make one with `start_run`, or with `Tracker.off()` where tracking is not wanted.
+    """
+
+    def __init__(self) -> None:
+        self.run_id = ""
+        self.url = ""
+        self._client: Any = None
+        self._tables: list[str] = []
+        self._artifacts: Path | None = None
+
+    @classmethod
+    def off(cls) -> Tracker:
+        """Return a tracker that does nothing."""
+        return cls()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether calls still reach a store."""
+        return self._client is not None
+
+    def log_metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
+        """Log numbers; `/` in a name groups charts, and undefined values (None, NaN) are left out."""
+        if not self.is_on:
+            return
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        metrics = [
+            Metric(_clean(name), float(value), now_ms, step)
+            for name, value in values.items()
+            if value is not None and math.isfinite(value)
+        ]
+        for start in range(0, len(metrics), MAX_METRICS):
+            chunk = metrics[start : start + MAX_METRICS]
+            self._try(lambda chunk=chunk: self._client.log_batch(self.run_id, metrics=chunk))  # type: ignore[misc]
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Copy a file, under its own name, into a folder of the run."""
+        self._try(lambda: self._upload(path, folder))
+
+    def log_content(self, content: bytes | str, name: str) -> None:
+        """Store a PNG, a text or any other content as artifact `name`, e.g. "overlays/worst.png"."""
+        self._try(lambda: self._upload_content(content, name))
+
+    def log_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        """Store rows as `name` (ending in .json), which the interface shows as a table.
+
+        Same file and tag as `MlflowClient.log_table`, which would append the rows once more when a run is
+        resumed. Floats keep four significant digits; None and NaN become empty cells.
+        """
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        data = [[_round(row.get(column)) for column in columns] for row in rows]
+        self.log_content(json.dumps({"columns": columns, "data": data}), name)
+        if name not in self._tables:
+            self._tables.append(name)
+            known = json.dumps([{"path": table, "type": "table"} for table in self._tables])
+            self._try(lambda: self._client.set_tag(self.run_id, TABLES, known))
+
+    def end(self, status: str = "FINISHED") -> None:
+        """Close the run as FINISHED, FAILED or KILLED; the tracker is off afterwards."""
+        self._try(lambda: self._client.set_terminated(self.run_id, status))
+        self._client = None
+
+    def _try(self, call: Callable[[], T]) -> T | None:
+        if self._client is None:
+            return None
+        try:
+            return call()
+        except _list_failures() as error:
+            self._lose(error)
+            return None
+
+    def _lose(self, error: Exception) -> None:
+        # The text of these errors may hold credentials of the server, so the warning names the type only.
+        self._client = None
+        cause = type(error.__context__ or error).__name__
+        log.warning(
+            "TRACKING_LOST the work goes on without MLflow (%s %s)", getattr(error, "error_code", ""), cause
+        )
+        log.debug("tracking was lost", exc_info=error)
+
+    def _upload(self, path: Path, folder: str) -> None:
+        self._client.log_artifact(self.run_id, str(path), folder or None)
+        if self._artifacts:
+            _close_to_others(self._artifacts, self._artifacts / folder / path.name)
+
+    def _upload_content(self, content: bytes | str, name: str) -> None:
+        folder, _, file_name = name.rpartition("/")
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / file_name
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+            self._upload(path, folder)
+
+
+def start_run(
+    experiment: str,
+    name: str,
+    *,
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    columns: Sequence[str] = ("val/dice", "train/loss"),
+    run_id: str | None = None,
+) -> Tracker:
+    """Open a run, or reopen `run_id`; a tracker that is off is returned if the store cannot be reached.
+
+    Args:
+        experiment: One per pipeline; created when absent, restored when deleted.
+        name: Shown in the list of runs.
+        params: The resolved configuration; nested keys are joined by dots, long values cut, paths hidden.
+        tags: Plain facts such as version or device; no paths, no patients.
+        columns: The metrics that the list of runs shows.
+        run_id: A run that is to go on; a new one is opened if the store does not know it.
+    """
+    place.prepare_mlflow()
+    from mlflow.tracking import MlflowClient
+
+    tracker = Tracker()
+    store = place.find_store()
+    try:
+        if store.startswith(f"sqlite:///{place.find_home()}"):
+            place.make_home()
+        tracker._client = client = MlflowClient(store)
+        experiment_id = _find_experiment(client, experiment, store)
+        client.set_experiment_tag(experiment_id, place.VIEW_TAG, _word_view(columns))
+        run = _find_run(client, run_id) or client.create_run(
+            experiment_id, tags={**(tags or {}), **ANONYMOUS}, run_name=name
+        )
+        client.update_run(run.info.run_id, "RUNNING")
+        _log_params(client, run, flatten(params or {}))
+    except _list_failures() as error:
+        tracker._lose(error)
+        return tracker
+    tracker.run_id = run.info.run_id
+    tracker._tables = [table["path"] for table in json.loads(run.data.tags.get(TABLES, "[]"))]
+    tracker._artifacts = _find_folder(run.info.artifact_uri)
+    server = store if place.is_server(store) else f"http://127.0.0.1:{place.DEFAULT_PORT}"
+    tracker.url = place.link_to(server, f"/experiments/{run.info.experiment_id}/runs/{tracker.run_id}")
+    return tracker
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested settings as `{"a.b": "text"}`; lists become JSON, absolute paths become "<path>"."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{name}.")
+        else:
+            shown = _hide_paths(value)
+            text = shown if isinstance(shown, str) else json.dumps(shown, default=str)
+            flat[_clean(name)] = text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + "…"
+    return flat
+
+
+def _hide_paths(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_hide_paths(item) for item in value]
+    is_path = isinstance(value, Path) or (isinstance(value, str) and re.match(ABSOLUTE, value))
+    return "<path>" if is_path else value
+
+
+def _find_experiment(client: Any, name: str, store: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        folder = None if place.is_server(store) else place.find_artifacts().as_uri()
+        try:
+            return str(client.create_experiment(name, artifact_location=folder, tags=KIND))
+        except MlflowException:  # another process was faster
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _word_view(columns: Sequence[str]) -> str:
+    """Return a stored view as MLflow's "share view" button writes it (3.17; other versions ignore it)."""
+    shown = ["attributes.`Duration`", *(f"metrics.`{_clean(column)}`" for column in columns)]
+    facets = {"lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "datasetsFilter": []}
+    order = {
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "searchFilter": "",
+    }
+    return json.dumps({"selectedColumns": shown, **facets, **order})
+
+
+def _find_run(client: Any, run_id: str | None) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    if run_id is None:
+        return None
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+def _log_params(client: Any, run: Any, flat: Mapping[str, str]) -> None:
+    from mlflow.entities import Param
+
+    # A value that was logged before cannot be changed; a resumed run keeps its first ones.
+    new = [Param(key, value) for key, value in flat.items() if key not in run.data.params]
+    for start in range(0, len(new), MAX_BATCH):
+        client.log_batch(run.info.run_id, params=new[start : start + MAX_BATCH])
+
+
+def _list_failures() -> tuple[type[Exception], ...]:
+    """Return what a dead, slow, full, locked or refusing store raises."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, RequestException, SQLAlchemyError, OSError
+
+
+def _find_folder(uri: str) -> Path | None:
+    parts = urlsplit(uri)
+    return Path(url2pathname(parts.path)) if parts.scheme in ("", "file") else None
+
+
+def _close_to_others(root: Path, path: Path) -> None:
+    path.chmod(0o600)
+    for folder in path.parents:
+        folder.chmod(0o700)
+        if folder == root.parent:  # the run's own folder
+            return
+
+
+def _clean(name: str) -> str:
+    """Keep what MLflow allows in names: letters, digits, `_-. /:`."""
+    return re.sub(r"[^\w\-. /:]", "_", name)[:250]
+
+
+def _round(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if math.isfinite(value) else ""
+    return "" if value is None else value

@@ -1,0 +1,1 @@
+"""One file per verb; the layout of output folders lives here."""

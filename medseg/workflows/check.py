@@ -1,0 +1,128 @@
+"""check: find the cases of a cohort, look at each once, quarantine the bad ones with their reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from medseg.config import Config
+from medseg.core.errors import DataError
+from medseg.core.files import make_folder, read_json, sha256_of, sweep, write_csv, write_json
+from medseg.data.cases import Case, pseudonymize
+from medseg.data.checks import Record, check_case, hash_files, screen_cohort
+from medseg.data.layouts import find_cohort
+from medseg.data.settings import Data
+from medseg.workflows.parallel import map_cases
+from medseg.workflows.progress import Progress
+from medseg.workflows.report import CaseResult, Report
+from medseg.workflows.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The cases of a data folder with what the check found of each, in order of id."""
+
+    layout: str
+    cases: dict[str, Case]
+    records: tuple[Record, ...]
+
+    @property
+    def usable(self) -> list[Record]:
+        """Records of the cases that passed."""
+        return [record for record in self.records if record.is_usable]
+
+
+def check(
+    config: Config,
+    data: Path,
+    run: RunFolder,
+    *,
+    progress: Progress,
+    report: Report,
+    key_file: Path | None = None,
+) -> Cohort:
+    """Check every case below `data` and write RUN/check/{cases.csv,report.json}.
+
+    Args:
+        config: The task.
+        data: Folder or table of a labelled cohort.
+        run: Where to write.
+        progress: Told after each case.
+        report: Gets one result a case.
+        key_file: Makes ids pseudonyms under this key.
+
+    Raises:
+        DataError: No layout fits, or no case is usable.
+    """
+    layout, cases = find_cohort(data, config.data)
+    if key_file:
+        cases = pseudonymize(cases, key_file)
+    progress.say(f"{len(cases)} cases, layout {layout}")
+    cache = make_folder(run.check / "records")
+    sweep(cache)
+    look = partial(_recall_or_check, settings=config.data, seed=config.seed, cache=cache)
+    found: list[Record] = []
+    with progress.track("check", len(cases)) as advance:
+        for _, record in map_cases(look, cases, config.workers):
+            found.append(record)
+            advance(record.id)
+    cohort = Cohort(layout, {case.id: case for case in cases}, tuple(screen_cohort(found)))
+    for record in cohort.records:
+        report.add(_to_result(record))
+    write_csv(run.check / "cases.csv", [_to_row(record, config.data) for record in cohort.records])
+    report.write(run.check / "report.json")
+    if not cohort.usable:
+        raise DataError(
+            f"none of {len(cases)} cases is usable",
+            hint="the reasons are listed above",
+            code="NO_USABLE_CASE",
+        )
+    return cohort
+
+
+def _recall_or_check(case: Case, *, settings: Data, seed: int, cache: Path) -> Record:
+    """Return the record of an earlier look at the same bytes with the same settings, or look."""
+    key = sha256_of([hash_files(case), settings.model_dump(mode="json"), case.id, case.group, seed])
+    path = cache / f"{case.id}.json"
+    if path.exists():
+        tree = read_json(path)
+        if tree.pop("key", None) == key:
+            return Record(**{name: _freeze(value) for name, value in tree.items()})
+    record = check_case(case, settings, seed)
+    write_json(path, {"key": key, **record.to_json()})
+    return record
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(_freeze(item) for item in value) if isinstance(value, list) else value
+
+
+def _to_result(record: Record) -> CaseResult:
+    if record.is_usable:
+        return CaseResult(record.id, "done", warnings=record.warnings)
+    return CaseResult(record.id, "rejected", record.code, record.message, record.hint or None)
+
+
+def _to_row(record: Record, settings: Data) -> dict[str, Any]:
+    volumes: list[float | None] = [
+        round(count * record.voxel_volume_mm3 / 1000, 4) for count in record.voxels[1:]
+    ]
+    names = [f"{settings.labels[value]}_ml" for value in sorted(settings.labels)]
+    return {
+        "id": record.id,
+        "patient": record.patient,
+        "status": "usable" if record.is_usable else "rejected",
+        "code": record.code or " ".join(code for code, _ in record.warnings),
+        "message": record.message,
+        "shape": _times(record.stored_shape),
+        "spacing_mm": _times(record.spacing_mm),
+        "orientation": record.orientation,
+        **dict(zip(names, volumes or [None] * len(names))),
+    }
+
+
+def _times(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:g}" for value in values)

@@ -1,0 +1,138 @@
+"""preprocess: check -> splits -> fingerprint -> plan -> store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+from medseg.config import Config
+from medseg.core.errors import DataError
+from medseg.core.files import make_folder, sha256_of, sweep
+from medseg.core.volume import Labels
+from medseg.data.cases import Case
+from medseg.data.checks import Record
+from medseg.data.fingerprint import take_fingerprint
+from medseg.data.loading import class_values, load_case, to_stored
+from medseg.data.plan import Plan, make_plan
+from medseg.data.preprocess import preprocess_classes, preprocess_image, preprocessing_key
+from medseg.data.settings import Data
+from medseg.data.splits import split_cohort
+from medseg.data.store import is_stored, write_case
+from medseg.workflows.check import Cohort, check
+from medseg.workflows.parallel import map_cases
+from medseg.workflows.progress import Progress
+from medseg.workflows.report import CaseResult, Report
+from medseg.workflows.run_folder import RunFolder
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def plan_run(config: Config, cohort: Cohort, run: RunFolder) -> Plan:
+    """Decide splits and plan from the usable cases and store both."""
+    splits = split_cohort(
+        cohort.usable,
+        folds=config.split.folds,
+        seed=config.seed,
+        test_share=config.split.test_share,
+        test_ids=config.split.test_ids,
+    )
+    seen = [record for record in cohort.usable if record.id not in splits.test]
+    device, memory_gb = find_device(config)
+    plan = make_plan(
+        take_fingerprint(seen),
+        config.data,
+        config.grid,
+        device=device,
+        memory_gb=memory_gb,
+        rotate_degrees=config.augment.rotate_degrees,
+    )
+    run.save_splits(splits)
+    run.settle("plan.json", plan.to_json())
+    return plan
+
+
+def preprocess(
+    config: Config,
+    data: Path,
+    run: RunFolder,
+    *,
+    progress: Progress,
+    report: Report,
+    key_file: Path | None = None,
+) -> Plan:
+    """Bring every usable case into RUN/store; cases already there are skipped.
+
+    Raises:
+        DataError: No case is usable.
+        ConfigError: The data changed after training began.
+    """
+    cohort = check(config, data, run, progress=progress, report=report, key_file=key_file)
+    plan = plan_run(config, cohort, run)
+    make_folder(run.store)
+    sweep(run.store)
+    usable = {record.id: record for record in cohort.usable}
+    _remove_strangers(run, usable)
+    work = partial(_preprocess_case, plan=plan, data=config.data, store=run.store)
+    items = [(cohort.cases[name], record) for name, record in usable.items()]
+    results = {result.id: result for result in report.cases}
+    with progress.track("preprocess", len(items)) as advance:
+        for _, result in map_cases(work, items, config.workers):
+            result.warnings = results[result.id].warnings
+            results[result.id] = result
+            advance(result.id)
+    report.cases[:] = results.values()
+    return plan
+
+
+def _preprocess_case(item: tuple[Case, Record], *, plan: Plan, data: Data, store: Path) -> CaseResult:
+    case, record = item
+    key = sha256_of(
+        [
+            preprocessing_key(plan, class_values(data)),
+            record.input_sha256,
+            record.label_sha256,
+            data.model_dump(mode="json", include={"label_map"}),
+        ]
+    )
+    if is_stored(store, case.id, key):
+        return CaseResult(case.id, "skipped")
+    try:
+        loaded = load_case(case, data)
+    except DataError as error:  # it passed the check, so it changed since
+        return CaseResult.of_error(case.id, error)
+    if loaded.classes is None:
+        return CaseResult(case.id, "rejected", "LABEL_MISSING", "the label file is gone")
+    image, placement = preprocess_image(loaded.image, plan)
+    classes = preprocess_classes(loaded.classes.array, placement)
+    reference = Labels(to_stored(loaded.classes.array, data), loaded.image.geometry)
+    write_case(store / case.id, key, (image, classes), placement, reference, case.images[0])
+    return CaseResult(case.id, "done")
+
+
+def _remove_strangers(run: RunFolder, usable: dict[str, Record]) -> None:
+    """Delete stored cases that are no longer part of the cohort; `settle` guards trained runs."""
+    for folder in run.store.iterdir():
+        if folder.is_dir() and folder.name not in usable:
+            shutil.rmtree(folder)
+
+
+def find_device(config: Config) -> tuple[str, float]:
+    """Return "cpu" or "cuda" and the memory to plan for, in GB; torch is imported only where a GPU is."""
+    device = config.device
+    if device == "auto":
+        device = "cuda" if NVIDIA_DRIVER.exists() and _has_cuda() else "cpu"
+    if config.memory_gb:
+        return device, config.memory_gb
+    if device == "cuda":
+        import torch
+
+        return device, float(torch.cuda.get_device_properties(0).total_memory / 2**30)
+    return device, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,201 @@
+"""run: check -> plan -> preprocess -> train -> predict -> evaluate, reviewed in MLflow.
+
+Every step skips what is done, so the same command again finishes a run that was killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg import __version__
+from medseg.config import Config
+from medseg.core.files import read_json, write_json
+from medseg.core.volume import Volume
+from medseg.inference.model import load_model
+from medseg.inference.network import choose_device
+from medseg.inference.restore import restore_image
+from medseg.inference.segment import Segmenter
+from medseg.io import read_labels
+from medseg.metrics import CaseMetrics, rows
+from medseg.tracking.overlay import draw_overlay, pick_cases
+from medseg.tracking.store import Tracker, start_run
+from medseg.workflows.evaluate import evaluate
+from medseg.workflows.predict import predict_stored
+from medseg.workflows.preprocess import preprocess
+from medseg.workflows.progress import Progress
+from medseg.workflows.report import Report
+from medseg.workflows.run_folder import RunFolder
+from medseg.workflows.train import select_all, train_fold, write_model
+
+
+def run(
+    config: Config,
+    data: Path,
+    folder: RunFolder,
+    *,
+    folds: Sequence[int],
+    progress: Progress,
+    report: Report,
+    max_minutes: float | None = None,
+    is_tracked: bool = True,
+    key_file: Path | None = None,
+) -> None:
+    """Run the whole pipeline; results are in RUN, `report` and MLflow."""
+    select_all(config)
+    preprocess(config, data, folder, progress=progress, report=report, key_file=key_file)
+    train_and_evaluate(
+        config,
+        folder,
+        folds=folds,
+        progress=progress,
+        report=report,
+        max_minutes=max_minutes,
+        is_tracked=is_tracked,
+    )
+
+
+def train_and_evaluate(
+    config: Config,
+    folder: RunFolder,
+    *,
+    folds: Sequence[int],
+    progress: Progress,
+    report: Report,
+    max_minutes: float | None = None,
+    is_tracked: bool = True,
+) -> None:
+    """Train folds of a preprocessed run, predict what each held out, and evaluate."""
+    tracker = open_tracker(config, folder, is_tracked=is_tracked)
+    report.mlflow = {"run_id": tracker.run_id, "url": tracker.url} if tracker.run_id else None
+    status = "FAILED"
+    try:
+        for fold in folds:
+            train_fold(config, folder, fold, progress=progress, tracker=tracker, max_minutes=max_minutes)
+        cases = score(config, folder, folds, progress=progress, report=report)
+        track_results(config, folder, cases, report, tracker)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.end(status)
+    report.write(folder.root / "report.json")
+
+
+def open_tracker(config: Config, folder: RunFolder, *, is_tracked: bool) -> Tracker:
+    """Open this run's MLflow run, the same one after a restart."""
+    if not is_tracked:
+        return Tracker.off()
+    path = folder.root / "tracking.json"
+    known = read_json(path)["run_id"] if path.exists() else None
+    tracker = start_run(
+        config.name,
+        config.name,
+        params=config.model_dump(mode="json", exclude={"summary", "licence", "expected"}),
+        tags={"medseg.version": __version__, "medseg.command": "run"},
+        run_id=known,
+    )
+    if tracker.run_id:
+        write_json(path, {"run_id": tracker.run_id})
+    return tracker
+
+
+def score(
+    config: Config, folder: RunFolder, folds: Sequence[int], *, progress: Progress, report: Report
+) -> list[CaseMetrics]:
+    """Predict each fold's held-out cases with that fold's network, and evaluate them together.
+
+    A fixed test set is predicted by the ensemble of all trained folds and evaluated on its own.
+    """
+    splits = folder.load_splits()
+    device = choose_device(config.device)
+    pairs: dict[str, tuple[Path, Path]] = {}
+    for fold in folds:
+        segmenter = Segmenter(load_model(folder.model, device, folds=[fold]), config.infer)
+        held_out = [folder.case(name) for name in splits.validation(fold)]
+        predict_stored(segmenter, folder, held_out, f"fold_{fold}", progress=progress)
+        pairs |= {
+            case.id: (case.reference, predicted_file(folder, f"fold_{fold}", case.id)) for case in held_out
+        }
+    if splits.test:
+        segmenter = Segmenter(load_model(folder.model, device), config.infer)
+        test = [folder.case(name) for name in splits.test]
+        predict_stored(segmenter, folder, test, "test", progress=progress)
+        test_pairs = {case.id: (case.reference, predicted_file(folder, "test", case.id)) for case in test}
+        evaluate_pairs(config, folder.evaluation / "test", test_pairs, progress=progress, report=report)
+        report.extra["test_metrics"] = report.extra.pop("metrics")
+    return evaluate_pairs(config, folder.evaluation, pairs, progress=progress, report=report)
+
+
+def evaluate_pairs(
+    config: Config, out: Path, pairs: dict[str, tuple[Path, Path]], *, progress: Progress, report: Report
+) -> list[CaseMetrics]:
+    """Evaluate into `out`; the cases themselves are already in the report."""
+    inner = Report("evaluate")
+    found = evaluate(
+        pairs,
+        config.data.labels,
+        out,
+        progress=progress,
+        report=inner,
+        nsd_tolerance_mm=config.nsd_tolerance_mm,
+    )
+    report.extra["metrics"] = inner.extra["metrics"]
+    report.cases.extend(inner.bad_cases)
+    return found
+
+
+def predicted_file(folder: RunFolder, part: str, case_id: str) -> Path:
+    """Return the mask of a predicted case, whatever its suffix."""
+    out = folder.predictions(part)
+    picture = out / f"{case_id}.png"
+    return picture if picture.exists() else out / f"{case_id}.nii.gz"
+
+
+def track_results(
+    config: Config, folder: RunFolder, cases: Sequence[CaseMetrics], report: Report, tracker: Tracker
+) -> None:
+    """Write the model card and overlays, and log metrics, table, overlays, plan and card."""
+    metrics = report.extra["metrics"]
+    write_model(config, folder, {}, scores=[{"label": key, **row} for key, row in metrics["labels"].items()])
+    draw_overlays(config, folder, cases)
+    tracker.log_metrics({f"eval/{name}": value for name, value in _numbers(metrics["mean"]).items()})
+    for row in metrics["labels"].values():
+        tracker.log_metrics({f"eval/{row['name']}/{name}": value for name, value in _numbers(row).items()})
+    tracker.log_table(rows(cases), "cases.json")
+    for name in ("config.yaml", "plan.json", "splits.json"):
+        if name != "splits.json":  # it lists ids, which stay in the run folder
+            tracker.log_artifact(folder.root / name)
+    tracker.log_artifact(folder.model / "MODEL_CARD.md")
+    for path in sorted((folder.evaluation / "overlays").glob("*.png")):
+        tracker.log_artifact(path, "overlays")
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, float | None]:
+    return {name: value for name, value in row.items() if isinstance(value, (int, float)) or value is None}
+
+
+def draw_overlays(config: Config, folder: RunFolder, cases: Sequence[CaseMetrics]) -> None:
+    """Draw the worst, median and best case by mean Dice into RUN/evaluation/overlays."""
+    from medseg.core.files import write_bytes
+
+    for rank, name in pick_cases({case.case_id: mean_dice(case) for case in cases}).items():
+        stored = folder.case(name)
+        part = next(p for p in folder.root.glob("predictions/fold_*") if (p / f"{name}.json").exists())
+        image = restore_image(np.asarray(stored.image[:]), stored.placement)
+        reference = read_labels(stored.reference).array
+        predicted = read_labels(predicted_file(folder, part.name, name)).array
+        volume = Volume(image, stored.placement.original)
+        picture = draw_overlay(name, volume, reference, predicted, config.data.labels)
+        write_bytes(folder.evaluation / "overlays" / f"{rank}.png", picture)
+
+
+def mean_dice(case: CaseMetrics) -> float | None:
+    """Return the mean Dice over the labels for which it is defined."""
+    found = [label.values["dice"] for label in case.labels.values()]
+    defined = [value for value in found if value is not None]
+    return sum(defined) / len(defined) if defined else None

@@ -1,0 +1,137 @@
+"""The layout of a RUN folder, and what may not change once something was learnt in it.
+
+RUN/config.yaml plan.json splits.json    RUN/check/{cases.csv,report.json}    RUN/store/
+RUN/fold_K/{checkpoint.pt,history.csv}   RUN/predictions/fold_K/<id>.nii.gz
+RUN/evaluation/{cases.csv,metrics.json}  RUN/report.json                      RUN/model/
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.config import Config
+from medseg.config.layers import differences, load, save
+from medseg.core.errors import ConfigError
+from medseg.core.files import make_folder, read_json, sweep, write_json
+from medseg.data.plan import Plan
+from medseg.data.splits import Splits
+from medseg.data.store import StoredCase
+
+FREE = {"workers"}  # settings that change no result
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a RUN folder."""
+
+    root: Path
+
+    @property
+    def store(self) -> Path:
+        return self.root / "store"
+
+    @property
+    def check(self) -> Path:
+        return self.root / "check"
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.root / "evaluation"
+
+    def fold(self, fold: int) -> Path:
+        return self.root / f"fold_{fold}"
+
+    def predictions(self, part: str) -> Path:
+        return self.root / "predictions" / part
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether a training has begun here: plan and splits are then fixed."""
+        return any(self.root.glob("fold_*/checkpoint.pt"))
+
+    def settle_config(self, config: Config) -> Config:
+        """Store the config, or compare it with the one that is there.
+
+        Raises:
+            ConfigError: CONFIG_CHANGED, with every difference.
+        """
+        make_folder(self.root)
+        sweep(self.root)
+        path = self.root / "config.yaml"
+        if path.exists():
+            changed = [line for line in differences(load(path), config) if line.split(":")[0] not in FREE]
+            if changed:
+                raise ConfigError(
+                    f"the settings differ from those this folder was made with: {'; '.join(changed[:8])}",
+                    hint="use another output folder, or the old settings",
+                    code="CONFIG_CHANGED",
+                )
+        save(config, path)
+        return config
+
+    def load_config(self) -> Config:
+        """Return the stored config.
+
+        Raises:
+            ConfigError: This is not a RUN folder.
+        """
+        if not (self.root / "config.yaml").exists():
+            raise ConfigError(
+                "this is not a run folder", hint="run `medseg preprocess` first", code="RUN_MISSING"
+            )
+        return load(self.root / "config.yaml")
+
+    def settle(self, name: str, value: dict[str, Any]) -> None:
+        """Write plan.json or splits.json; once a training has begun it may not change.
+
+        Raises:
+            ConfigError: DATA_CHANGED.
+        """
+        path = self.root / name
+        if path.exists() and self.is_trained:
+            old = read_json(path)
+            changed = [key for key in value if _plain(old.get(key)) != _plain(value[key])]
+            if changed:
+                raise ConfigError(
+                    f"the data changed after training began: {name} would differ in {', '.join(changed)}",
+                    hint="use another output folder, or the old data",
+                    code="DATA_CHANGED",
+                )
+        write_json(path, value)
+
+    def load_plan(self) -> Plan:
+        """Return the stored plan."""
+        return Plan.from_json(self._load("plan.json"))
+
+    def load_splits(self) -> Splits:
+        """Return the stored splits."""
+        tree = self._load("splits.json")
+        return Splits(tuple(tree["test"]), tuple(tuple(fold) for fold in tree["folds"]))
+
+    def save_splits(self, splits: Splits) -> None:
+        """Store the splits."""
+        self.settle("splits.json", asdict(splits))
+
+    def case(self, case_id: str) -> StoredCase:
+        """Return a stored case."""
+        return StoredCase(self.store / case_id)
+
+    def _load(self, name: str) -> Any:
+        if not (self.root / name).exists():
+            raise ConfigError(
+                f"{name} is missing", hint="run `medseg preprocess` first", code="RUN_INCOMPLETE"
+            )
+        return read_json(self.root / name)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON would give it back."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

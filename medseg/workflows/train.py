@@ -1,0 +1,278 @@
+"""train: one fold from the store to RUN/model; killed at any moment, the same command goes on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from medseg import __version__
+from medseg.config import Config
+from medseg.config.layers import dump
+from medseg.core.errors import ConfigError
+from medseg.core.files import make_folder, read_json, sha256_of, sweep, write_csv, write_json
+from medseg.core.select import select
+from medseg.data.loader import Patches, open_loader
+from medseg.data.plan import Plan
+from medseg.data.store import StoredCase
+from medseg.inference.model import save_model
+from medseg.inference.network import build_network, choose_device
+from medseg.inference.predict import choose_window_batch, predict_logits
+from medseg.losses import LOSSES, deep_supervised
+from medseg.models import MODELS
+from medseg.postprocess import POSTPROCESS
+from medseg.tracking.card import Card, write_card
+from medseg.tracking.store import Tracker
+from medseg.train.budget import epochs_within
+from medseg.train.distributed import process_group
+from medseg.train.loop import Job, train
+from medseg.train.precision import choose_precision
+from medseg.train.state import TrainState, load_checkpoint, save_checkpoint, start_state
+from medseg.workflows.progress import Progress
+from medseg.workflows.run_folder import RunFolder
+
+LOADER_WORKERS_GPU = 8  # on a CPU patches are made in the training process: the cores are busy anyway
+
+
+def select_all(config: Config) -> None:
+    """Select everything a config names, so that a wrong name fails before data is touched."""
+    select("model", MODELS, config.model.name, config.model.options)
+    select("loss", LOSSES, config.loss.name, config.loss.options)
+    for step in config.infer.postprocess:
+        select("post-processing step", POSTPROCESS, step.name, step.options)
+    for transform in config.augment.extra:
+        if ":" not in transform.name:
+            raise ConfigError(
+                f"augment.extra names `{transform.name}`", hint="for example monai.transforms:RandGibbsNoised"
+            )
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold's data, as the training needs it."""
+
+    number: int
+    plan: Plan
+    training: tuple[StoredCase, ...]
+    validation: tuple[StoredCase, ...]
+
+    def fingerprint(self, config: Config) -> str:
+        """Hash all that the weights depend on."""
+        keys = [case.entry["key"] for case in (*self.training, *self.validation)]
+        free = {"workers", "infer", "nsd_tolerance_mm", "summary", "licence", "expected"}
+        settings = config.model_dump(mode="json", exclude=free)
+        return sha256_of([settings, self.plan.to_json(), keys, self.number])
+
+
+def load_fold(run: RunFolder, config: Config, number: int) -> Fold:
+    """Return a fold of a preprocessed run.
+
+    Raises:
+        ConfigError: There is no such fold, or the run is not preprocessed.
+    """
+    splits = run.load_splits()
+    if not 0 <= number < len(splits.folds):
+        raise ConfigError(f"there is no fold {number}", hint=f"folds are 0 to {len(splits.folds) - 1}")
+    training = tuple(run.case(name) for name in splits.training(number))
+    validation = tuple(run.case(name) for name in splits.validation(number))
+    return Fold(number, run.load_plan(), training, validation)
+
+
+def train_fold(
+    config: Config,
+    run: RunFolder,
+    number: int,
+    *,
+    progress: Progress,
+    tracker: Tracker,
+    max_minutes: float | None = None,
+) -> None:
+    """Train one fold, or go on where its checkpoint is, and write its weights into RUN/model."""
+    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    fold = load_fold(run, config, number)
+    device = choose_device(config.device)
+    folder = make_folder(run.fold(number))
+    sweep(folder)
+    with process_group(device) as share:
+        state, job = _set_up(config, fold, device, share)
+        fingerprint = fold.fingerprint(config)
+        if (folder / "checkpoint.pt").exists():
+            load_checkpoint(folder / "checkpoint.pt", state, fingerprint)
+        job = _settle_epochs(run, number, state, job, max_minutes)
+        if state.epoch:
+            progress.say(f"fold {number}: going on after epoch {state.epoch} of {job.settings.epochs}")
+        observers = _observers(run, number, fingerprint, tracker) if share[0] == 0 else []
+        with progress.track(f"train fold {number}", job.settings.epochs - state.epoch) as advance:
+            train(state, job, [*observers, lambda _, numbers: advance(describe(numbers))])
+        if share[0] == 0:
+            export(config, run, fold, state)
+
+
+def _set_up(
+    config: Config, fold: Fold, device: torch.device, share: tuple[int, int]
+) -> tuple[TrainState, Job]:
+    torch.manual_seed(config.seed * 1_000_003 + 7919 * fold.number)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    network = build_network(config.model, fold.plan, len(config.data.channels), len(config.data.labels) + 1)
+    dtype = choose_precision(config.train.amp, device)
+    state = start_state(
+        network.to(device), config.train, device, uses_scaler=device.type == "cuda" and dtype is torch.float16
+    )
+    batch = fold.plan.batch_size
+    extra = [_build_extra(step.name, step.options) for step in config.augment.extra]
+    patches = Patches(
+        fold.training,
+        fold.plan,
+        config.augment,
+        seed=config.seed,
+        foreground_every=(max(1, round(batch * config.train.foreground_share)), batch),
+        extra=extra,
+    )
+    workers = LOADER_WORKERS_GPU if device.type == "cuda" else 0
+    batches = open_loader(patches, batch_size=batch, workers=workers, share=share, pin=device.type == "cuda")
+    loss = deep_supervised(select("loss", LOSSES, config.loss.name, config.loss.options))
+    job = Job(
+        settings=config.train,
+        batches=batches,
+        loss=loss,
+        device=device,
+        dtype=dtype,
+        dims=fold.plan.dims,
+        seed=config.seed,
+        validate=_validation(config, fold, device),
+    )
+    return state, job
+
+
+def _build_extra(name: str, options: dict[str, object]) -> Callable[[], object]:
+    """Return a builder of a MONAI dictionary transform; `keys` defaults to the image alone."""
+    return select("transform", {}, name, {"keys": ["image"], **options})
+
+
+def _settle_epochs(
+    run: RunFolder, number: int, state: TrainState, job: Job, max_minutes: float | None
+) -> Job:
+    """Turn a time budget into epochs once, and store the number before it is used."""
+    path = run.fold(number) / "budget.json"
+    if path.exists():
+        epochs = int(read_json(path)["epochs"])
+    elif max_minutes is not None and state.epoch == 0:
+        epochs = epochs_within(max_minutes, state, job)
+        write_json(path, {"epochs": epochs})
+    else:
+        return job
+    return Job(**{**vars(job), "settings": job.settings.model_copy(update={"epochs": epochs})})
+
+
+def _validation(
+    config: Config, fold: Fold, device: torch.device
+) -> Callable[[nn.Module], dict[str, float]] | None:
+    """Return a function that scores a network on whole cases, on their preprocessed grid."""
+    count = min(config.train.validate_cases, len(fold.validation))
+    if not count:
+        return None
+    chosen = [fold.validation[i] for i in np.linspace(0, len(fold.validation) - 1, count).round().astype(int)]
+    names = [config.data.labels[value] for value in sorted(config.data.labels)]
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        batch = choose_window_batch(network, len(config.data.channels), fold.plan.patch, fold.plan.dims)
+        overlaps = np.zeros((2, len(names)))
+        for case in chosen:
+            image = torch.from_numpy(np.asarray(case.image[:]).astype(np.float32)).to(device)
+            logits = predict_logits(
+                [network],
+                image,
+                fold.plan.patch,
+                dims=fold.plan.dims,
+                overlap=config.infer.overlap,
+                window_batch=batch,
+            )
+            overlaps += _count_overlaps(logits.argmax(0).cpu().numpy(), np.asarray(case.label[:]), len(names))
+        dice = 2 * overlaps[0] / np.maximum(overlaps[1], 1)
+        present = overlaps[1] > 0
+        scores = {f"dice_{name}": float(value) for name, value, has in zip(names, dice, present) if has}
+        return {"dice": float(dice[present].mean()) if present.any() else 0.0, **scores}
+
+    return validate
+
+
+def _count_overlaps(predicted: np.ndarray, reference: np.ndarray, n_labels: int) -> np.ndarray:
+    """Return (2, labels): intersections and sums of sizes."""
+    both = np.bincount(predicted[predicted == reference].ravel(), minlength=n_labels + 1)
+    sizes = np.bincount(predicted.ravel(), minlength=n_labels + 1) + np.bincount(
+        reference.ravel(), minlength=n_labels + 1
+    )
+    return np.stack([both[1:], sizes[1:]]).astype(float)
+
+
+def _observers(
+    run: RunFolder, number: int, fingerprint: str, tracker: Tracker
+) -> Sequence[Callable[[TrainState, dict[str, float]], None]]:
+    folder = run.fold(number)
+
+    def save(state: TrainState, numbers: dict[str, float]) -> None:
+        save_checkpoint(folder / "checkpoint.pt", state, fingerprint)
+
+    def log(state: TrainState, numbers: dict[str, float]) -> None:
+        columns = dict.fromkeys(name for row in state.history for name in row)
+        write_csv(folder / "history.csv", state.history, columns)
+        tracker.log_metrics({k: v for k, v in numbers.items() if k != "epoch"}, step=int(numbers["epoch"]))
+
+    return [save, log]
+
+
+def describe(numbers: dict[str, float]) -> str:
+    """Return an epoch in a few words."""
+    text = f"epoch {numbers['epoch']:.0f} loss {numbers['train/loss']:.3f}"
+    return text + (f" dice {numbers['val/dice']:.3f}" if "val/dice" in numbers else "")
+
+
+def export(config: Config, run: RunFolder, fold: Fold, state: TrainState) -> None:
+    """Write the averaged weights of a finished fold into RUN/model, beside those of other folds."""
+    from safetensors.torch import save
+
+    content = save({name: value.detach().cpu().contiguous() for name, value in state.average.items()})
+    write_model(config, run, {fold.number: content})
+
+
+def write_model(
+    config: Config,
+    run: RunFolder,
+    weights: Mapping[int, bytes],
+    scores: Sequence[Mapping[str, object]] = (),
+) -> None:
+    """Write RUN/model: weights of new folds beside those already there, and a card with the scores."""
+    description = {
+        "name": config.name,
+        "data": config.data.model_dump(mode="json"),
+        "model": config.model.model_dump(mode="json"),
+        "infer": config.infer.model_dump(mode="json"),
+    }
+    splits, plan = run.load_splits(), run.load_plan()
+    counts = {
+        "cases": sum(map(len, splits.folds)),
+        "folds": len(splits.folds),
+        "test cases": len(splits.test),
+    }
+    card = Card(
+        pipeline=config.name,
+        version=__version__,
+        purpose=config.summary,
+        counts=counts,
+        labels=config.data.labels,
+        metrics=scores,
+        plan={
+            name: value for name, value in plan.to_json().items() if name not in {"reasons", "normalization"}
+        },
+        hashes={"config": sha256_of(config.model_dump(mode="json")), "plan": sha256_of(plan.to_json())},
+        data_note=config.licence,
+    )
+    # Ids of a fixed test set stay in the run; a model folder holds none.
+    shared = config.model_copy(update={"split": config.split.model_copy(update={"test_ids": ()})})
+    texts = {"config.yaml": dump(shared), "MODEL_CARD.md": write_card(card)}
+    save_model(run.model, description, plan, weights, texts)

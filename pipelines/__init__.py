@@ -1,0 +1,1 @@
+"""What each task is and why; the loop lives in medseg."""
