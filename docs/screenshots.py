@@ -7,7 +7,7 @@ JSON over HTTP. Pictures of patients' images stay out of the repository.
 
 Addresses in MLflow 3.17 (the parameter after the fragment keeps the pages for language models away):
     /#/experiments/E/runs?workflowType=machine_learning                            list of runs
-    /#/experiments/E/runs?viewStateShareKey=KEY&workflowType=machine_learning      with the columns of a stored view
+    /#/experiments/E/runs?viewStateShareKey=KEY&workflowType=machine_learning      with stored columns
     /#/experiments/E/runs?compareRunsMode=CHART&workflowType=machine_learning      charts over runs
     /#/experiments/E/runs/R?workflowType=machine_learning                          parameters and last metrics
     /#/experiments/E/runs/R/model-metrics?workflowType=machine_learning            charts per epoch
@@ -127,8 +127,8 @@ def list_pages(server: str) -> dict[str, str]:
         "runs": f"{all_runs}?viewStateShareKey={VIEW}",
         "runs_chart": f"{all_runs}?compareRunsMode=CHART",
         "run": page,
+        "epochs": f"{page}/model-metrics",
     }
-    pages["epochs"] = f"{page}/model-metrics"
     for folder in ("", "overlays"):
         listed = ask(f"{api}/artifacts/list?" + urlencode({"run_id": info["run_id"], "path": folder}))
         for file in listed.get("files", []):

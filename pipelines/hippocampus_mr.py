@@ -24,7 +24,6 @@ CONFIG = Config(
     ),
     # The first stage at half resolution makes it fast on a CPU: 0.2 CPU-s a sample.
     model=Builder(name="strided_unet", options={"features": [32, 64, 128, 256], "residual_units": 2}),
-    loss=Builder(name="dice_ce"),
     # Stronger than the defaults: with 160 small crops the network overfits before it is done.
     augment=Augment(rotate_p=0.5, rotate_degrees=20, scale_p=0.5, scale_range=(0.85, 1.2)),
     train=Train(epochs=24, iterations_per_epoch=50, learning_rate=3e-3, ema_decay=0.99, validate_every=4),

@@ -59,10 +59,10 @@ def make_ct(rng: np.random.Generator) -> tuple[Volume, Labels]:
     body = _ellipsoid(middle, np.array([50.0, 40.0, 60.0]) * rng.uniform(0.95, 1.05, 3))
     hu[body] = FAT
     hu[_ellipsoid(middle + (0, -24, 0), (8, 8, 100))] = BONE
-    # The organ lies on the patient's right (low i); its double on the left is not labelled.
-    organ_at = middle + rng.uniform(-4, 4, 3) + (-22, 4, 0)
+    # The organ lies on the patient's right (high i); its double on the left is not labelled.
+    organ_at = middle + rng.uniform(-4, 4, 3) + (22, 4, 0)
     organ = _ellipsoid(organ_at, np.array([20.0, 22.0, 26.0]) * rng.uniform(0.85, 1.1, 3)) & body
-    double_at = middle + rng.uniform(-4, 4, 3) + (24, 2, 0)
+    double_at = middle + rng.uniform(-4, 4, 3) + (-24, 2, 0)
     double = _ellipsoid(double_at, np.array([18.0, 20.0, 24.0]) * rng.uniform(0.85, 1.1, 3)) & body & ~organ
     hu[organ | double] = ORGAN
     lesion = np.zeros(SHAPE, bool)

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from medseg.core.errors import ConfigError, GeometryError
 
 Float = NDArray[np.float32]
-Shape = tuple[int, int, int]
 Orders = tuple[int, int, int]
 Step = tuple[int, Float]  # an axis of a channel and the matrix that resamples it
 
@@ -195,10 +194,12 @@ def _resample_channel(channel_IJK: NDArray[Any], out_IJK: Float, steps: list[Ste
     thickness = max(16, SLAB_VOXELS * n // channel_IJK.size)
     for start in range(0, n, thickness):
         part = slice(start, start + thickness)
+        rows = _rows(matrix[:, part])
+        if rows.stop == 0:
+            continue  # no new voxel looks at this slab
         slab = np.ascontiguousarray(channel_IJK[_along(last, part)], dtype=np.float32)
         for axis, early_matrix in early:
             slab = _multiply(early_matrix, slab, axis)
-        rows = _rows(matrix[:, part])
         out_IJK[_along(last, rows)] += _multiply(matrix[rows, part], slab, last)
 
 
@@ -212,7 +213,7 @@ def _multiply(matrix: Float, array_IJK: Float, axis: int) -> Float:
     bands = [
         (rows, columns, matrix[rows, columns]) for rows in blocks for columns in [_columns(matrix[rows])]
     ]
-    step = max(1, PRODUCT // max(block.size for _, _, block in bands))
+    step = max(1, PRODUCT // max(1, *(block.size for _, _, block in bands)))
     if after == 1:  # one product for many lines instead of a matrix-vector product per line
         for start in range(0, len(source), step):
             lines, target = source[start : start + step, :, 0], result[start : start + step, :, 0]
@@ -258,9 +259,9 @@ def _along(axis: int, part: slice) -> tuple[slice, ...]:
 
 
 def _rows(matrix: Float) -> slice:
-    """Return the run of rows from the first to the last with a weight; there is at least one."""
+    """Return the run of rows from the first to the last with a weight."""
     used = np.flatnonzero(np.any(matrix, axis=1))
-    return slice(int(used[0]), int(used[-1]) + 1)
+    return slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 0)
 
 
 def _columns(matrix: Float) -> slice:

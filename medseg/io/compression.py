@@ -15,7 +15,7 @@ from medseg.core.errors import FormatError
 PLAIN, DEFLATED = 0, 47  # 47: gzip or zlib, told apart by the first bytes (zlib manual, inflateInit2)
 GZIP_MAGIC = b"\x1f\x8b"
 
-_FIRST_PIECE = 1 << 16  # a header is in it; the rest of a large file is not touched for a header
+_PIECE = 1 << 18  # compressed bytes handed over at once; what is left of them is copied at every step
 _MAX_PADDING = 1 << 20  # zeros after the content are padding; more than this is not
 _DAMAGED = cast(type[Exception], isal_zlib.error)  # typed as an instance in isal's stubs
 _AGAIN = "copy or export the file again; it is damaged or incomplete"
@@ -37,21 +37,23 @@ class Stream:
         self._wbits = wbits
         self._inflate = isal_zlib.decompressobj(wbits=wbits) if wbits else None
 
-    def take(self, count: int) -> bytes:
-        """Return exactly `count` bytes.
+    def take(self, count: int) -> bytearray:
+        """Return exactly `count` bytes, in memory that numpy may write to.
+
+        The caller has checked `count` against the size of the file, since the memory is taken at once.
 
         Raises:
             FormatError: *_TRUNCATED, *_CRC or *_TRAILING.
         """
-        parts: list[bytes] = []
-        missing = count
-        while missing:
-            part = self._take_some(missing)
+        taken = bytearray(count)
+        at = 0
+        while at < count:
+            part = self._take_some(count - at)
             if not part:
-                raise self._error("TRUNCATED", f"the file ends {missing} bytes too early")
-            parts.append(part)
-            missing -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+                raise self._error("TRUNCATED", f"the file ends {count - at} bytes too early")
+            taken[at : at + len(part)] = part
+            at += len(part)
+        return taken
 
     def skip(self, count: int) -> None:
         """Pass over exactly `count` bytes without holding them all."""
@@ -65,7 +67,7 @@ class Stream:
             FormatError: *_TRUNCATED, *_CRC or *_TRAILING.
         """
         padding = 0
-        while part := self._take_some(_FIRST_PIECE):
+        while part := self._take_some(_PIECE):
             padding += len(part)
             if padding > _MAX_PADDING or part.strip(b"\0"):
                 raise self._error("TRAILING", "the file goes on after the voxels that its header describes")
@@ -73,8 +75,8 @@ class Stream:
     def _take_some(self, count: int) -> bytes:
         """Return at most `count` bytes; none at the end."""
         if self._inflate is None:
-            part = bytes(self._data[:count])
-            self._data = self._data[count:]
+            part = bytes(self._data[: min(count, _PIECE)])
+            self._data = self._data[len(part) :]
             return part
         while not self._inflate.eof or self._start_next_member():
             part = self._decompress(count)
@@ -85,10 +87,7 @@ class Stream:
         return b""
 
     def _decompress(self, count: int) -> bytes:
-        piece: bytes | memoryview = self._tail
-        if not piece:
-            size = _FIRST_PIECE if count < _FIRST_PIECE else len(self._data)
-            piece, self._data = self._data[:size], self._data[size:]
+        piece = self._tail or self._next_piece()
         assert self._inflate is not None
         try:
             part: bytes = self._inflate.decompress(piece, count)
@@ -99,14 +98,21 @@ class Stream:
 
     def _start_next_member(self) -> bool:
         assert self._inflate is not None
-        left = bytes(self._inflate.unused_data) + bytes(self._data)
-        if not left.strip(b"\0"):
+        left: bytes = self._inflate.unused_data
+        if len(left) < len(GZIP_MAGIC):
+            left += self._next_piece()
+        if not left.startswith(GZIP_MAGIC):
+            if (left + bytes(self._data)).strip(b"\0"):
+                raise self._error("TRAILING", "other bytes follow the end of the compressed stream")
             return False
-        if left[:2] != GZIP_MAGIC:
-            raise self._error("TRAILING", f"{len(left)} bytes follow the end of the compressed stream")
         self._inflate = isal_zlib.decompressobj(wbits=self._wbits)
-        self._tail, self._data = b"", memoryview(left)
+        self._tail = left
         return True
+
+    def _next_piece(self) -> bytes:
+        piece = bytes(self._data[:_PIECE])
+        self._data = self._data[_PIECE:]
+        return piece
 
     def _error(self, code: str, message: str) -> FormatError:
         return FormatError(message, hint=_AGAIN, code=f"{self._prefix}_{code}")

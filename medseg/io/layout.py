@@ -70,9 +70,9 @@ def decode(layout: Layout, stored: memoryview) -> Volume:
     if needed > len(stored) * (MAX_EXPANSION if wbits else 1):
         raise _error(layout, "TRUNCATED", f"{len(stored)} bytes cannot hold the {needed} of the header")
     stream = Stream(stored, wbits, layout.prefix)
-    voxels = stream.take(needed)
+    voxels = np.frombuffer(stream.take(needed), layout.dtype)
     stream.finish()
-    array = np.frombuffer(voxels, layout.dtype).astype(layout.dtype.newbyteorder("="))
+    array = voxels.astype(layout.dtype.newbyteorder("="), copy=False)
     array = array.reshape(layout.sizes, order="F")
     array = array[None] if layout.channel_axis is None else np.moveaxis(array, layout.channel_axis, 0)
     return Volume(array.reshape(len(array), *geometry.shape, order="A"), geometry)

@@ -34,7 +34,7 @@ _MAX_DIM_1 = 32767  # dim is int16 in NIfTI-1
 def sniff(head: bytes) -> bool:
     """Say whether a file starts like NIfTI, compressed or not."""
     try:
-        return looks_like_header(_open_stream(head).take(4))
+        return looks_like_header(bytes(_open_stream(head).take(4)))
     except FormatError:
         return False
 
@@ -57,10 +57,9 @@ def read(path: Path, *, max_bytes: int = MAX_BYTES) -> Volume:
     header, used = read_header(stream)
     _check_size(header, len(data), max_bytes)
     stream.skip(header.offset - used)
-    stored = stream.take(header.voxel_bytes)
+    stored = np.frombuffer(stream.take(header.voxel_bytes), header.dtype)
     stream.finish()
-    array = np.frombuffer(stored, header.dtype).astype(header.dtype.newbyteorder("="))
-    del stored
+    array = stored.astype(header.dtype.newbyteorder("="), copy=False)
     array = _scale(array, header).reshape(header.dims, order="F")
     check_finite(array)
     array = array[None] if array.ndim == 3 else np.moveaxis(array, 3, 0)

@@ -82,7 +82,7 @@ def read_header(stream: Stream) -> tuple[Header, int]:
 def _read_fields(stream: Stream) -> tuple[Any, int]:
     import nibabel as nib
 
-    block = stream.take(SIZE_1)
+    block = bytes(stream.take(SIZE_1))
     order = "<" if _says_size(block, "little") else ">" if _says_size(block, "big") else ""
     if order and block[:4] in (SIZE_1.to_bytes(4, "little"), SIZE_1.to_bytes(4, "big")):
         if block[344:348] == b"ni1\0":
@@ -92,7 +92,7 @@ def _read_fields(stream: Stream) -> tuple[Any, int]:
         if block[344:348] == b"n+1\0":
             return nib.Nifti1Header(block, order, check=False), SIZE_1
     elif order and block[4:8] == b"n+2\0":
-        block += stream.take(SIZE_2 - SIZE_1)
+        block += bytes(stream.take(SIZE_2 - SIZE_1))
         return nib.Nifti2Header(block, order, check=False), SIZE_2
     raise not_nifti()
 

@@ -56,31 +56,19 @@ def draw_overlay(
 
     Args:
         case_id: Shown as the title.
-        image: Three planes are shown of a volume, one panel of a 2D image (K = 1).
+        image: Three planes are shown of a volume, one panel of a single slice or a picture.
         reference: (I, J, K) on the grid of `image`, or None.
         predicted: (I, J, K) on the grid of `image`.
         names: Name of each label; of more than four, the largest four are drawn.
         window: Values shown as black and white; by default the 0.5 and 99.5 percentile of what is shown.
         channel: The channel that is shown as grey values.
     """
-    from matplotlib.figure import Figure
-
     panels = cut_panels(image, reference, predicted, channel)
     drawn = _choose_labels(panels, names)
-    heights, widths = zip(*(panel.size_mm for panel in panels), strict=True)
-    gaps = GAP * (len(panels) + 1)
-    scale = min((MAX_WIDTH - gaps) / sum(widths), MAX_HEIGHT / max(heights))  # inches per mm, one for all
-    width = max(sum(widths) * scale + gaps, MIN_WIDTH)
-    height = max(heights) * scale + HEAD + FOOT
-    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor=PAPER)
+    figure = _lay_out(panels)
     span = window or _choose_window(panels)
-    left = (width - sum(widths) * scale - gaps) / 2 + GAP
-    for panel in panels:
-        rows, columns = (size * scale for size in panel.size_mm)
-        bottom = FOOT + (max(heights) * scale - rows) / 2
-        axes = figure.add_axes((left / width, bottom / height, columns / width, rows / height))
+    for axes, panel in zip(figure.axes, panels, strict=True):
         _draw_panel(axes, panel, drawn, span)
-        left += columns + GAP
     _draw_scale_bar(figure, panels[0])
     dice = "" if reference is None else _word_dice(reference, predicted, drawn)
     _draw_words(figure, case_id, dice, _word_note(panels, len(drawn), len(names)))
@@ -88,6 +76,25 @@ def draw_overlay(
     stream = io.BytesIO()
     figure.savefig(stream, format="png", facecolor=PAPER, metadata={"Software": None})
     return stream.getvalue()
+
+
+def _lay_out(panels: list[Panel]) -> Figure:
+    """Return a figure with one empty axes per panel in a row, one scale for all."""
+    from matplotlib.figure import Figure
+
+    heights, widths = zip(*(panel.size_mm for panel in panels), strict=True)
+    gaps = GAP * (len(panels) + 1)
+    scale = min((MAX_WIDTH - gaps) / sum(widths), MAX_HEIGHT / max(heights))  # inches per mm
+    width = max(sum(widths) * scale + gaps, MIN_WIDTH)
+    height = max(heights) * scale + HEAD + FOOT
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor=PAPER)
+    left = (width - sum(widths) * scale - gaps) / 2 + GAP
+    for panel in panels:
+        rows, columns = (size * scale for size in panel.size_mm)
+        bottom = FOOT + (max(heights) * scale - rows) / 2
+        figure.add_axes((left / width, bottom / height, columns / width, rows / height))
+        left += columns + GAP
+    return figure
 
 
 def _draw_panel(axes: Axes, panel: Panel, names: Mapping[int, str], window: tuple[float, float]) -> None:
@@ -120,13 +127,13 @@ def _draw_panel(axes: Axes, panel: Panel, names: Mapping[int, str], window: tupl
 def _draw_scale_bar(figure: Figure, panel: Panel) -> None:
     """Draw a bar of 1, 2 or 5 times a power of ten below the first panel, at most a third as wide.
 
-    A PNG or TIFF image without a physical size is read with 1 mm pixels: its bar counts pixels.
+    The true size of a PNG or TIFF picture is not known: its bar counts pixels.
     """
     axes = figure.axes[0]
     height, width = panel.size_mm
     power = 10 ** math.floor(math.log10(width / 3))
     length = max(n * power for n in (1, 2, 5) if n * power <= width / 3)
-    unit = "mm" if panel.letters or panel.pixel_mm != (1.0, 1.0) else "pixels"
+    unit = "mm" if panel.letters else "pixels"
     row = height * (1 + 10 / 72 / (axes.get_position().height * figure.get_figheight()))
     ends = [width - length, width]
     axes.plot(ends, [row, row], color=INK, linewidth=2.5, solid_capstyle="butt", clip_on=False)
@@ -163,8 +170,10 @@ def _draw_legend(figure: Figure, names: Mapping[int, str], has_reference: bool) 
 
 def _word_note(panels: list[Panel], drawn: int, known: int) -> str:
     notes = [f"{drawn} of {known} labels are drawn, the largest here."] if drawn < known else []
-    if len(panels) == 3:
-        notes.append("Radiological convention: the patient's right is on the left. One scale in all planes.")
+    if panels[0].letters:
+        notes.append("Radiological convention: the patient's right is on the left.")
+    if len(panels) > 1:
+        notes.append("One scale in all planes.")
     return "  ".join(notes)
 
 

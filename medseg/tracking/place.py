@@ -59,7 +59,8 @@ def is_server(store: str) -> bool:
 def make_home() -> None:
     """Create folder (0700) and database file (0600); SQLite gives its journals the mode of the database."""
     make_folder(find_artifacts())
-    (find_home() / "mlflow.db").touch(mode=0o600, exist_ok=True)
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        (find_home() / "mlflow.db").touch(mode=0o600, exist_ok=True)
 
 
 def link_to(server: str, fragment: str, view: str = "") -> str:

@@ -30,8 +30,8 @@ class Panel:
         reference: (H, W) labels, or None where there is no reference.
         predicted: (H, W) labels.
         pixel_mm: (2,) height and width of a pixel.
-        title: Plane and position of the slice in the canonical order, "" for a 2D image.
-        letters: Patient sides at the left, right, top and bottom edge, or "".
+        title: Plane and position of the slice in the canonical order, "" for a picture.
+        letters: Patient sides at the left, right, top and bottom edge, "" for a picture.
     """
 
     image: NDArray[Any]
@@ -51,20 +51,20 @@ class Panel:
 def cut_panels(
     image: Volume, reference: NDArray[Any] | None, predicted: NDArray[Any], channel: int = 0
 ) -> list[Panel]:
-    """Return one panel of a 2D image, or axial, coronal and sagittal panels of a volume.
+    """Return axial, coronal and sagittal panels of a volume, or one panel of a single slice or a picture.
 
     Each plane shows the slice with the largest cross-section of the reference (of the prediction where the
     reference is absent or empty, the middle where both are), cropped to the structures and what is around.
 
     Args:
-        image: In any orientation. A 2D image has K = 1; its first axis is shown downwards, its second to the
-            right, and three channels as red, green and blue.
+        image: In any orientation. A picture, which has no position (K = 1, identity affine), is shown with its
+            first axis downwards, its second to the right, and three channels as red, green and blue.
         reference: (I, J, K) on the grid of `image`, or None.
         predicted: (I, J, K) on the grid of `image`.
         channel: The channel that is shown as grey values.
     """
-    if image.geometry.shape[2] == 1:
-        return [_cut_flat(image, reference, predicted, channel)]
+    if image.geometry.shape[2] == 1 and np.array_equal(image.geometry.affine, np.eye(4)):
+        return [_cut_picture(image, reference, predicted, channel)]
     values, geometry = to_canonical(image.array[channel], image.geometry)
     found, _ = to_canonical(predicted, image.geometry)
     truth = None if reference is None else to_canonical(reference, image.geometry)[0]
@@ -72,6 +72,8 @@ def cut_panels(
     view = _choose_view((found > 0) if truth is None else (found > 0) | (truth > 0), geometry.spacing_mm)
     panels = []
     for name, axis, origin in PLANES:
+        if 1 in geometry.shape and geometry.shape[axis] > 1:
+            continue  # seen edge-on
         position = choose_slice(target, axis)
         window = list(view)
         window[axis] = slice(position, position + 1)
@@ -96,11 +98,13 @@ def choose_slice(labels: NDArray[Any], axis: int) -> int:
     return int(largest[len(largest) // 2])
 
 
-def _cut_flat(image: Volume, reference: NDArray[Any] | None, predicted: NDArray[Any], channel: int) -> Panel:
+def _cut_picture(
+    image: Volume, reference: NDArray[Any] | None, predicted: NDArray[Any], channel: int
+) -> Panel:
     flat = image.array[..., 0]
     picture = np.moveaxis(flat, 0, -1) if len(flat) == 3 else flat[channel]
     truth = None if reference is None else reference[..., 0]
-    return Panel(picture, truth, predicted[..., 0], image.geometry.spacing_mm[:2])
+    return Panel(picture, truth, predicted[..., 0], (1.0, 1.0))
 
 
 def _choose_view(foreground: NDArray[np.bool_], spacing_mm: tuple[float, float, float]) -> tuple[slice, ...]:

@@ -155,7 +155,7 @@ def start_run(
     tracker = Tracker()
     store = place.find_store()
     try:
-        if store.startswith(f"sqlite:///{place.find_home()}"):
+        if not place.is_server(store):
             place.make_home()
         tracker._client = client = MlflowClient(store)
         experiment_id = _find_experiment(client, experiment, store)

@@ -151,6 +151,15 @@ def test_gzip_of_several_members_is_read(tmp_path: Path) -> None:
     assert np.array_equal(io.read_volume(path).array[0], make_image())
 
 
+def test_file_of_ten_thousand_gzip_members_is_read_quickly(tmp_path: Path) -> None:
+    data = make_bytes(np.zeros((1000, 200, 5), np.int16))
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(b"".join(gzip.compress(data[at : at + 200], 0) for at in range(0, len(data), 200)))
+    start = time.process_time()
+    assert io.read_volume(path).array.shape == (1, 1000, 200, 5)
+    assert time.process_time() - start < 2.0
+
+
 def test_count_of_voxels_that_are_not_finite_is_in_the_message(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="8 of 960 voxels"):
         io.read_volume(BAD_IMAGES["nan_block"](tmp_path / "a.nii.gz"))

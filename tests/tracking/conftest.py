@@ -7,7 +7,7 @@ import pytest
 @pytest.fixture(scope="session")
 def tracking_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One database for all tests, since it takes seconds to create; each test names its own experiment."""
-    return tmp_path_factory.mktemp("tracking") / "home"
+    return tmp_path_factory.mktemp("tracking") / "my home"
 
 
 @pytest.fixture(autouse=True)

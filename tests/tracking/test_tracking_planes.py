@@ -104,17 +104,27 @@ def test_view_holds_every_labelled_voxel_of_both_maps(places, spacing_mm):
         )
 
 
-def test_2d_image_is_one_panel_with_rows_down_and_columns_right():
+def test_picture_is_one_panel_with_rows_down_and_columns_right():
     array = np.arange(6).reshape(1, 2, 3, 1)
     labels = (array[0] == 5).astype(np.uint8)
-    (panel,) = cut_panels(Volume(array, Geometry.of_spacing((2, 3, 1), (0.5, 0.25, 1))), None, labels)
+    (panel,) = cut_panels(Volume(array, Geometry.of_spacing((2, 3, 1), (1, 1, 1))), None, labels)
 
     assert panel.image.tolist() == [[0, 1, 2], [3, 4, 5]]
     assert panel.predicted.tolist() == [[0, 0, 0], [0, 0, 1]]
-    assert (panel.pixel_mm, panel.letters, panel.title) == ((0.5, 0.25), "", "")
+    assert (panel.pixel_mm, panel.letters, panel.title) == ((1, 1), "", "")
 
 
-def test_2d_image_with_three_channels_is_shown_in_colour():
+def test_single_slice_with_a_position_is_shown_the_right_way_up():
+    affine = np.diag([-0.5, -0.25, 5.0, 1.0])  # stored from right to left and from anterior to posterior
+    labels = np.zeros((2, 3, 1), np.uint8)
+    labels[0, 0] = 1
+    (panel,) = cut_panels(Volume(labels[None], Geometry(labels.shape, affine)), None, labels)
+
+    assert panel.predicted.tolist() == [[1, 0], [0, 0], [0, 0]]
+    assert (panel.pixel_mm, panel.letters) == ((0.25, 0.5), "RLAP")
+
+
+def test_picture_with_three_channels_is_shown_in_colour():
     array = np.arange(18).reshape(3, 2, 3, 1)
     (panel,) = cut_panels(Volume(array, Geometry.of_spacing((2, 3, 1), (1, 1, 1))), None, array[0] * 0)
 
