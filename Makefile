@@ -13,8 +13,13 @@ $(VENV)/stamp: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: $(VENV)/stamp  ## check -> preprocess -> train -> infer -> evaluate on phantoms, or on DATA=... PIPELINE=...
-	$(BIN)/python demo.py $(if $(DATA),--data $(DATA)) $(if $(PIPELINE),--pipeline $(PIPELINE)) $(if $(SEED),--seed $(SEED))
+SEED ?= 0
+PIPELINE ?= phantom_ct
+COHORT := $(or $(DATA),out/demo/phantom_$(SEED))
+
+demo: $(VENV)/stamp  ## check -> preprocess -> train -> infer -> evaluate, on phantoms or DATA=... PIPELINE=...
+	$(if $(DATA),,$(BIN)/medseg phantom -o $(COHORT) --cases 28 --seed $(SEED))
+	$(BIN)/medseg run $(PIPELINE) --data $(COHORT) -o out/demo/$(PIPELINE)_$(notdir $(COHORT))
 
 test: $(VENV)/stamp  ## all tests, with the coverage gate
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85 --durations=10

@@ -66,7 +66,9 @@ def _finish(report: Report, *, as_json: bool, quiet: bool, code: int) -> None:
             for warning, message in case.warnings:
                 print(f"warning {warning} {case.id}: {message}", file=sys.stderr)
     if as_json:
-        print(json.dumps({**report.to_json(), "exit_code": code}, indent=2))
+        print(
+            json.dumps({**(report.written or report.to_json()), "exit_code": code}, indent=2, sort_keys=True)
+        )
 
 
 def summarise(report: Report) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg.core.errors import DataError
+from medseg.core.errors import ConfigError, DataError
 from medseg.data.cases import Case, make_id, require_unique
 from medseg.data.layouts import channel_files, is_table, list_images, pick_channels, read_table
 from medseg.data.settings import Data
@@ -16,19 +16,20 @@ def find_inputs(paths: Sequence[Path], settings: Data) -> list[Case]:
     """Return the cases that files, folders of images, folders of patients or a table name.
 
     Raises:
-        DataError: Nothing there or nothing that can be read as an image.
+        ConfigError: Nothing there, or not a kind of file that can be read.
+        DataError: No case, or ids are not unique.
     """
     return require_unique([case for path in paths for case in _find(path, settings)])
 
 
 def _find(path: Path, settings: Data) -> list[Case]:
     if not path.exists():
-        raise DataError("there is no such file or folder", hint="check the path", code="INPUT_MISSING")
+        raise ConfigError("there is no such file or folder", hint="check the path", code="INPUT_MISSING")
     if is_table(path):
         return read_table(path, list(settings.channels))
     if path.is_file():
         if not is_image(path):
-            raise DataError(
+            raise ConfigError(
                 "this kind of file is not known", hint="see `medseg list formats`", code="FORMAT_UNKNOWN"
             )
         return [Case(make_id(stem(path)), (path,))]

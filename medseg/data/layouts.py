@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medseg.core.errors import DataError
+from medseg.core.errors import ConfigError, DataError
 from medseg.core.select import suggest
 from medseg.data.cases import Case, assign_groups, confine, make_id, require_unique
 from medseg.data.settings import Data
@@ -35,12 +35,13 @@ def find_cohort(root: Path, settings: Data) -> tuple[str, list[Case]]:
     """Return the layout's name and the cases below `root`, sorted by id.
 
     Raises:
-        DataError: Nothing there, no layout fits, or ids are not unique.
+        ConfigError: Nothing there, or no layout fits.
+        DataError: No case, or ids are not unique.
     """
     if not root.exists():
-        raise DataError("there is no such folder or file", hint="check --data", code="DATA_MISSING")
+        raise ConfigError("there is no such folder or file", hint="check --data", code="DATA_MISSING")
     if settings.layout != "auto" and settings.layout not in LAYOUTS:
-        raise DataError(
+        raise ConfigError(
             f"no layout is called `{settings.layout}`",
             hint=suggest(settings.layout, LAYOUTS),
             code="UNKNOWN_NAME",
@@ -49,7 +50,7 @@ def find_cohort(root: Path, settings: Data) -> tuple[str, list[Case]]:
         if settings.layout == name or (settings.layout == "auto" and layout.sniff(root)):
             cases = assign_groups(layout.find(root, settings), settings.group_pattern)
             return name, require_unique(cases)
-    raise DataError(
+    raise ConfigError(
         "no known layout of a labelled cohort fits",
         hint=f"known: {', '.join(LAYOUTS)}; see docs/data.md",
         code="LAYOUT_UNKNOWN",

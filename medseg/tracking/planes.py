@@ -57,8 +57,8 @@ def cut_panels(
     reference is absent or empty, the middle where both are), cropped to the structures and what is around.
 
     Args:
-        image: In any orientation. A picture, which has no position (K = 1, identity affine), is shown with its
-            first axis downwards, its second to the right, and three channels as red, green and blue.
+        image: In any orientation. A picture, which has no position (K = 1, identity affine), is shown with
+            its first axis downwards, its second to the right, and three channels as red, green and blue.
         reference: (I, J, K) on the grid of `image`, or None.
         predicted: (I, J, K) on the grid of `image`.
         channel: The channel that is shown as grey values.
@@ -73,21 +73,19 @@ def cut_panels(
     panels = []
     for name, axis, origin in PLANES:
         if 1 in geometry.shape and geometry.shape[axis] > 1:
-            continue  # seen edge-on
+            continue  # a single slice, seen edge-on
         position = choose_slice(target, axis)
-        window = list(view)
-        window[axis] = slice(position, position + 1)
+        box = tuple(slice(position, position + 1) if a == axis else view[a] for a in range(3))
         across, up = (a for a in range(3) if a != axis)
-        panels.append(
-            Panel(
-                _turn(values[tuple(window)], axis),
-                None if truth is None else _turn(truth[tuple(window)], axis),
-                _turn(found[tuple(window)], axis),
-                (geometry.spacing_mm[up], geometry.spacing_mm[across]),
-                f"{name}, slice {position + 1} of {geometry.shape[axis]} from {origin}",
-                LETTERS[across][1] + LETTERS[across][0] + LETTERS[up][1] + LETTERS[up][0],
-            )
+        panel = Panel(
+            image=_turn(values[box], axis),
+            reference=None if truth is None else _turn(truth[box], axis),
+            predicted=_turn(found[box], axis),
+            pixel_mm=(geometry.spacing_mm[up], geometry.spacing_mm[across]),
+            title=f"{name}, slice {position + 1} of {geometry.shape[axis]} from {origin}",
+            letters=LETTERS[across][1] + LETTERS[across][0] + LETTERS[up][1] + LETTERS[up][0],
         )
+        panels.append(panel)
     return panels
 
 
@@ -98,13 +96,10 @@ def choose_slice(labels: NDArray[Any], axis: int) -> int:
     return int(largest[len(largest) // 2])
 
 
-def _cut_picture(
-    image: Volume, reference: NDArray[Any] | None, predicted: NDArray[Any], channel: int
-) -> Panel:
+def _cut_picture(image: Volume, truth: NDArray[Any] | None, found: NDArray[Any], channel: int) -> Panel:
     flat = image.array[..., 0]
     picture = np.moveaxis(flat, 0, -1) if len(flat) == 3 else flat[channel]
-    truth = None if reference is None else reference[..., 0]
-    return Panel(picture, truth, predicted[..., 0], (1.0, 1.0))
+    return Panel(picture, None if truth is None else truth[..., 0], found[..., 0], (1.0, 1.0))
 
 
 def _choose_view(foreground: NDArray[np.bool_], spacing_mm: tuple[float, float, float]) -> tuple[slice, ...]:

@@ -99,6 +99,13 @@ class Tracker:
         self._try(lambda: self._client.set_terminated(self.run_id, status))
         self._client = None
 
+    def _attach(self, run: Any, store: str) -> None:
+        self.run_id = run.info.run_id
+        self._tables = [table["path"] for table in json.loads(run.data.tags.get(TABLES, "[]"))]
+        self._artifacts = _find_folder(run.info.artifact_uri)
+        server = store if place.is_server(store) else f"http://127.0.0.1:{place.DEFAULT_PORT}"
+        self.url = place.link_to(server, f"/experiments/{run.info.experiment_id}/runs/{self.run_id}")
+
     def _try(self, call: Callable[[], T]) -> T | None:
         if self._client is None:
             return None
@@ -157,22 +164,18 @@ def start_run(
     try:
         if not place.is_server(store):
             place.make_home()
-        tracker._client = client = MlflowClient(store)
+        client = tracker._client = MlflowClient(store)
         experiment_id = _find_experiment(client, experiment, store)
         client.set_experiment_tag(experiment_id, place.VIEW_TAG, _word_view(columns))
-        run = _find_run(client, run_id) or client.create_run(
-            experiment_id, tags={**(tags or {}), **ANONYMOUS}, run_name=name
-        )
+        run = _find_run(client, run_id)
+        if run is None:
+            run = client.create_run(experiment_id, tags={**(tags or {}), **ANONYMOUS}, run_name=name)
         client.update_run(run.info.run_id, "RUNNING")
         _log_params(client, run, flatten(params or {}))
     except _list_failures() as error:
         tracker._lose(error)
-        return tracker
-    tracker.run_id = run.info.run_id
-    tracker._tables = [table["path"] for table in json.loads(run.data.tags.get(TABLES, "[]"))]
-    tracker._artifacts = _find_folder(run.info.artifact_uri)
-    server = store if place.is_server(store) else f"http://127.0.0.1:{place.DEFAULT_PORT}"
-    tracker.url = place.link_to(server, f"/experiments/{run.info.experiment_id}/runs/{tracker.run_id}")
+    else:
+        tracker._attach(run, store)
     return tracker
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,10 @@ def check(
             found.append(record)
             advance(record.id)
     cohort = Cohort(layout, {case.id: case for case in cases}, tuple(screen_cohort(found)))
-    for record in cohort.records:
-        report.add(_to_result(record))
+    report.cases.extend(_to_result(record) for record in cohort.records)
     write_csv(run.check / "cases.csv", [_to_row(record, config.data) for record in cohort.records])
-    report.write(run.check / "report.json")
+    own = report if report.command == "check" else replace(report, command="check")
+    own.write(run.check / "report.json")
     if not cohort.usable:
         raise DataError(
             f"none of {len(cases)} cases is usable",

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medseg.core.errors import DataError, GeometryError
+from medseg.core.errors import ConfigError, DataError, GeometryError
 from medseg.core.files import make_folder, write_csv, write_json
 from medseg.core.select import select
 from medseg.data.cases import make_id
@@ -62,13 +62,14 @@ def pair_files(reference: Path, predicted: Path, report: Report) -> Pairs:
     """Pair two files, or the images of two folders by their id.
 
     Raises:
+        ConfigError: Not two files and not two folders.
         DataError: Nothing to compare.
     """
     if reference.is_file() and predicted.is_file():
         return {make_id(stem(predicted)): (reference, predicted)}
     for folder in (reference, predicted):
         if not folder.is_dir():
-            raise DataError(
+            raise ConfigError(
                 "give two files or two folders of masks", hint="check both paths", code="INPUT_MISSING"
             )
     references = {make_id(stem(path)): path for path in list_images(reference)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -59,6 +59,7 @@ class Report:
     mlflow: dict[str, str] | None = None
     started: float = field(default_factory=time.perf_counter)
     cpu_before: float = field(default_factory=lambda: cpu_seconds())
+    written: dict[str, Any] | None = None  # the document as last written, so that stdout equals the file
 
     def add(self, result: CaseResult) -> None:
         """Note one case."""
@@ -100,11 +101,10 @@ class Report:
             **self.extra,
         }
 
-    def write(self, path: Path) -> Mapping[str, Any]:
-        """Write the document and return it."""
-        tree = self.to_json()
-        write_json(path, tree)
-        return tree
+    def write(self, path: Path) -> None:
+        """Write the document."""
+        self.written = self.to_json()
+        write_json(path, self.written)
 
 
 def cpu_seconds() -> float:

@@ -19,7 +19,7 @@ from medseg.data.plan import Plan
 from medseg.data.splits import Splits
 from medseg.data.store import StoredCase
 
-FREE = {"workers"}  # settings that change no result
+FREE = {"workers", "summary", "licence", "expected"}  # settings that change no result
 
 
 @dataclass(frozen=True)

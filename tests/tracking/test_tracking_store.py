@@ -63,7 +63,7 @@ def test_database_names_no_user_no_script_and_no_input_path(tracking_home: Path)
     tracker.end()
 
     with sqlite3.connect(tracking_home / "mlflow.db") as database:
-        text = "\n".join(database.iterdump()).replace(str(tracking_home), "")
+        text = "\n".join(database.iterdump()).replace(tracking_home.as_uri(), "")
     database.close()
     assert tracker.run_id in text
     for secret in ("drsmith", "STS_00", str(Path.cwd()), sys.argv[0], "pytest"):
@@ -220,6 +220,12 @@ def test_flattened_values_are_cut_to_what_mlflow_takes():
 
 def test_flattened_names_hold_only_allowed_characters():
     assert flatten({"a@b": {1: None}}) == {"a_b.1": "null"}
+
+
+def test_flattened_paths_are_hidden_in_lists_too():
+    values = {"a": ["~/scans", "C:\\scans", "monai:Gibbs", 1.5], "b": Path("x"), "c": "1/3"}
+
+    assert flatten(values) == {"a": '["<path>", "<path>", "monai:Gibbs", 1.5]', "b": "<path>", "c": "1/3"}
 
 
 def test_link_drops_the_credentials_of_the_server():
