@@ -11,8 +11,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import shutil
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,8 @@ from typing import Any
 from medseg.core.errors import DataError
 
 TEMPORARY = ".part-"  # prefix of names that a kill may leave behind; `sweep` removes them
+HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+LEFTOVER = re.compile(re.escape(TEMPORARY) + r"([0-9a-f]{6})-(\d+)-")
 
 
 def make_folder(path: Path) -> Path:
@@ -38,7 +42,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The temporary name keeps the suffixes of `path`, since writers choose the format by it.
     """
     make_folder(path.parent)
-    temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}"
+    temporary = path.parent / f"{TEMPORARY}{HOST}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
     try:
         yield temporary
         temporary.chmod(0o700 if temporary.is_dir() else 0o600)
@@ -110,13 +114,32 @@ def sha256_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed process left behind in `folder` (not below it)."""
-    for leftover in folder.glob(f"{TEMPORARY}*"):
+def sweep(folder: Path, *, below: bool = False) -> None:
+    """Remove what killed processes of this host left in `folder`; what a live one is writing stays.
+
+    Args:
+        folder: Where to look.
+        below: Whether to look in its subfolders too.
+    """
+    pattern = f"{TEMPORARY}*"
+    for leftover in list(folder.rglob(pattern) if below else folder.glob(pattern)):
+        match = LEFTOVER.match(leftover.name)
+        if match is None or match.group(1) != HOST or _is_alive(int(match.group(2))):
+            continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _flush(path: Path) -> None:

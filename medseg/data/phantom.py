@@ -69,7 +69,7 @@ def make_ct(rng: np.random.Generator) -> tuple[Volume, Labels]:
     for at in (organ_at, double_at):
         for _ in range(int(rng.integers(1, 3))):
             shift = rng.uniform(-9, 9, 3)
-            spot = _ellipsoid(at + shift, np.full(3, rng.uniform(6.0, 9.0)))
+            spot = _ellipsoid(at + shift, np.full(3, rng.uniform(7.5, 11.0)))
             hu[spot & (organ | double)] = LESION
             lesion |= spot & organ
     noise = gaussian_filter(rng.standard_normal(SHAPE), (0.6, 0.6, 0.3))

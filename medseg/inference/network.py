@@ -21,6 +21,7 @@ def make_grid(plan: Plan) -> Grid:
         spacing_mm=plan.spacing_mm[:n],
         strides=tuple(level[:n] for level in plan.strides),
         kernels=tuple(level[:n] for level in plan.kernels),
+        features=plan.features,
     )
 
 

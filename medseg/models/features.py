@@ -15,12 +15,14 @@ def choose_features(features: Sequence[int] | None, grid: Grid) -> tuple[int, ..
     """Return one channel count per level of `grid`, finest first.
 
     Args:
-        features: The user's counts; those beyond the last level are not used. None: nnU-Net's.
+        features: The user's counts; those beyond the last level are not used. None: the plan's, or
+            nnU-Net's where it has none.
         grid: Gives the number of levels.
 
     Raises:
         ConfigError: `FEATURES_TOO_FEW` where a level would have no count.
     """
+    features = features or grid.features or None
     if features is None:
         return tuple(min(FIRST * 2**level, MOST[grid.dims]) for level in range(grid.levels))
     if len(features) < grid.levels:

@@ -21,6 +21,7 @@ class Grid:
         spacing_mm: (dims,) voxel size that the patch is sampled at.
         strides: (levels, dims) step from the level above; all ones at level 0, as in nnU-Net.
         kernels: (levels, dims) odd convolution kernel of each level.
+        features: Channels per level that the plan proposes; () leaves it to the network.
 
     Raises:
         ConfigError: `GRID_INVALID` where the numbers do not describe a network, `GRID_TOO_DEEP` where
@@ -32,6 +33,7 @@ class Grid:
     spacing_mm: tuple[float, ...]
     strides: tuple[tuple[int, ...], ...]
     kernels: tuple[tuple[int, ...], ...]
+    features: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Turn lists, as JSON gives them, into tuples and check them."""

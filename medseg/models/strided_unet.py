@@ -32,7 +32,7 @@ def strided_unet(
         in_channels: Channels of the image.
         out_channels: Classes including background.
         grid: Strides and kernels of the levels, at least two.
-        features: Channels per level; None: 32, doubled up to 320 (2D: 512).
+        features: Channels per level; None: the plan's, or 32, doubled up to 320 (2D: 512).
         residual_units: Convolutions per residual block; 0: plain convolutions.
         dropout: Probability after each convolution.
 

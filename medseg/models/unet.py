@@ -28,7 +28,7 @@ def unet(
         in_channels: Channels of the image.
         out_channels: Classes including background.
         grid: Strides and kernels of the levels.
-        features: Channels per level, finest first; None: 32, doubled up to 320 (2D: 512).
+        features: Channels per level, finest first; None: the plan's, or 32, doubled up to 320 (2D: 512).
         residual: Residual blocks in the encoder: better and slower at equal width.
         deep_supervision: Return (while training) the outputs of all levels but the two coarsest.
         dropout: Probability after each convolution.

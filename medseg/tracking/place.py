@@ -1,13 +1,16 @@
 """Where runs are tracked, and the settings every MLflow process of ours starts with.
 
 MLflow's own defaults are a database in the current folder, telemetry, a job runner, unpickling, and HTTP
-retries that hold a caller for minutes. All are switched by environment variables, which MLflow reads while it
-is imported: `prepare_mlflow` comes before every import of it.
+retries that hold a caller for minutes. All are switched by environment variables, some of which MLflow reads
+while it is imported: `prepare_mlflow` comes before every import of it, and mends what MONAI, which imports
+MLflow where it is installed, has already started.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -34,6 +37,11 @@ def prepare_mlflow() -> None:
         os.environ.setdefault(name, value)
     # The first client of a new database makes an experiment "Default" that stores the current folder's path.
     os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = find_artifacts().as_uri()
+    if "mlflow" in sys.modules:
+        from mlflow.telemetry import set_telemetry_client
+
+        set_telemetry_client()  # looks at the environment again, and drops the client
+        logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
 
 
 def find_home() -> Path:

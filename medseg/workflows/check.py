@@ -10,7 +10,7 @@ from typing import Any
 
 from medseg.config import Config
 from medseg.core.errors import DataError
-from medseg.core.files import make_folder, read_json, sha256_of, sweep, write_csv, write_json
+from medseg.core.files import make_folder, read_json, sha256_of, write_csv, write_json
 from medseg.data.cases import Case, pseudonymize
 from medseg.data.checks import Record, check_case, hash_files, screen_cohort
 from medseg.data.layouts import find_cohort
@@ -62,7 +62,6 @@ def check(
         cases = pseudonymize(cases, key_file)
     progress.say(f"{len(cases)} cases, layout {layout}")
     cache = make_folder(run.check / "records")
-    sweep(cache)
     look = partial(_recall_or_check, settings=config.data, seed=config.seed, cache=cache)
     found: list[Record] = []
     with progress.track("check", len(cases)) as advance:

@@ -82,7 +82,8 @@ def infer_case(segmenter: Segmenter, case: Case, out: Path, *, save_probabilitie
 
 def _segment_case(segmenter: Segmenter, case: Case, out: Path, *, save_probabilities: bool) -> CaseResult:
     model = segmenter.model
-    image = load_image(case, len(model.data.channels))
+    if not case.images:
+        load_image(case, len(model.data.channels))  # says what is missing
     suffix = ".png" if case.images[0].suffix.lower() in PICTURES else ".nii.gz"
     outputs = [f"{case.id}{suffix}", f"{case.id}.json"]
     if save_probabilities and suffix == ".nii.gz":
@@ -96,6 +97,7 @@ def _segment_case(segmenter: Segmenter, case: Case, out: Path, *, save_probabili
     }
     if is_done(out, case.id, outputs, identity):
         return CaseResult(case.id, "skipped", outputs=outputs)
+    image = load_image(case, len(model.data.channels))
     array, placement = preprocess_image(image, model.plan)
     labels, probabilities = segmenter.segment(array, placement, with_probabilities=save_probabilities)
     if probabilities is not None and len(outputs) == 3:

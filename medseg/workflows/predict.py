@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medseg.core.files import make_folder, sweep
+from medseg.core.files import make_folder
 from medseg.data.store import StoredCase
 from medseg.inference.segment import Segmenter
 from medseg.workflows.infer import is_done, versions, write_mask, write_sidecar
@@ -27,7 +27,6 @@ def predict_stored(
         progress: Told after each case.
     """
     out = make_folder(run.predictions(part))
-    sweep(out)
     model = segmenter.model
     with progress.track(f"predict {part}", len(cases)) as advance:
         for case in cases:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medseg.config import Config
 from medseg.core.errors import DataError
-from medseg.core.files import make_folder, sha256_of, sweep
+from medseg.core.files import make_folder, sha256_of
 from medseg.core.volume import Labels
 from medseg.data.cases import Case
 from medseg.data.checks import Record
@@ -71,7 +71,6 @@ def preprocess(
     cohort = check(config, data, run, progress=progress, report=report, key_file=key_file)
     plan = plan_run(config, cohort, run)
     make_folder(run.store)
-    sweep(run.store)
     usable = {record.id: record for record in cohort.usable}
     _remove_strangers(run, usable)
     work = partial(_preprocess_case, plan=plan, data=config.data, store=run.store)

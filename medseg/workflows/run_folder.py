@@ -62,7 +62,7 @@ class RunFolder:
             ConfigError: CONFIG_CHANGED, with every difference.
         """
         make_folder(self.root)
-        sweep(self.root)
+        sweep(self.root, below=True)
         path = self.root / "config.yaml"
         if path.exists():
             changed = [line for line in differences(load(path), config) if line.split(":")[0] not in FREE]
@@ -85,6 +85,7 @@ class RunFolder:
             raise ConfigError(
                 "this is not a run folder", hint="run `medseg preprocess` first", code="RUN_MISSING"
             )
+        sweep(self.root, below=True)
         return load(self.root / "config.yaml")
 
     def settle(self, name: str, value: dict[str, Any]) -> None:

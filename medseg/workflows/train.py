@@ -14,7 +14,7 @@ from medseg import __version__
 from medseg.config import Config
 from medseg.config.layers import dump
 from medseg.core.errors import ConfigError
-from medseg.core.files import make_folder, read_json, sha256_of, sweep, write_csv, write_json
+from medseg.core.files import make_folder, read_json, sha256_of, write_csv, write_json
 from medseg.core.select import select
 from medseg.data.loader import Patches, open_loader
 from medseg.data.plan import Plan
@@ -96,7 +96,6 @@ def train_fold(
     fold = load_fold(run, config, number)
     device = choose_device(config.device)
     folder = make_folder(run.fold(number))
-    sweep(folder)
     with process_group(device) as share:
         state, job = _set_up(config, fold, device, share)
         fingerprint = fold.fingerprint(config)
@@ -109,6 +108,7 @@ def train_fold(
         with progress.track(f"train fold {number}", job.settings.epochs - state.epoch) as advance:
             train(state, job, [*observers, lambda _, numbers: advance(describe(numbers))])
         if share[0] == 0:
+            _write_history(run, number, state)  # a kill may have come between checkpoint and history
             export(config, run, fold, state)
 
 
@@ -219,11 +219,15 @@ def _observers(
         save_checkpoint(folder / "checkpoint.pt", state, fingerprint)
 
     def log(state: TrainState, numbers: dict[str, float]) -> None:
-        columns = dict.fromkeys(name for row in state.history for name in row)
-        write_csv(folder / "history.csv", state.history, columns)
+        _write_history(run, number, state)
         tracker.log_metrics({k: v for k, v in numbers.items() if k != "epoch"}, step=int(numbers["epoch"]))
 
     return [save, log]
+
+
+def _write_history(run: RunFolder, number: int, state: TrainState) -> None:
+    columns = dict.fromkeys(name for row in state.history for name in row)
+    write_csv(run.fold(number) / "history.csv", state.history, columns)
 
 
 def describe(numbers: dict[str, float]) -> str:

@@ -187,10 +187,15 @@ def test_tracker_that_is_off_does_not_import_mlflow():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_first_use_is_quiet_on_the_terminal(tmp_path: Path):
-    code = "from medseg.tracking.store import start_run; t = start_run('e', 'r'); assert t.is_on; t.end()"
+def test_first_use_is_quiet_and_ends_telemetry_even_if_mlflow_was_imported_before(tmp_path: Path):
+    code = (
+        "import mlflow; from medseg.tracking.store import start_run; t = start_run('e', 'r'); assert t.is_on;"
+        "t.end(); from mlflow.telemetry import get_telemetry_client; assert get_telemetry_client() is None"
+    )
     root = str(Path(medseg.__file__).parents[1])
     environment = {**os.environ, "MEDSEG_HOME": str(tmp_path / "new"), "PYTHONPATH": root}
+    for name in ("PYTEST_CURRENT_TEST", "CI", "GITHUB_ACTIONS"):  # MLflow turns its telemetry off for these
+        environment.pop(name, None)
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
