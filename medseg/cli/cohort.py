@@ -89,6 +89,7 @@ def plan(
         cohort = look(resolved, data, run, progress=progress, report=report, key_file=key_file(pseudonymize))
         decided = plan_run(resolved, cohort, run)
         report.extra["plan"] = decided.to_json()
+        report.write(out / "report.json")
         for name, reason in decided.reasons.items():
             progress.say(f"{name} = {getattr(decided, name)}: {reason}")
         progress.say(summarise(report))

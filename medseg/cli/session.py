@@ -52,6 +52,7 @@ def session(
         full = ResourceError(
             "the disk is full", hint="free space and run the same command again", code="DISK_FULL"
         )
+        _finish(report, as_json=as_json, quiet=quiet, code=full.exit_code)
         print_error(subject, full.code, full.message, full.hint)
         raise typer.Exit(full.exit_code) from None
     _finish(report, as_json=as_json, quiet=quiet, code=code)

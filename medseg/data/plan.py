@@ -20,7 +20,7 @@ from medseg.data.settings import Data, Grid
 ANISOTROPIC = 3.0  # spacing ratio above which the coarse axis is treated on its own
 MIN_EDGE = 4  # voxels an axis keeps at the coarsest level, as in nnU-Net
 MAX_LEVELS = 6
-# First and most channels. cuda: nnU-Net's. cpu: about a seventh of the work at full resolution, where most of it is.
+# First and most channels. cuda: nnU-Net's. cpu: a seventh of its work at full resolution.
 FEATURES = {"cpu": (12, {2: 128, 3: 128}), "cuda": (32, {2: 512, 3: 320})}
 # Patch voxels: 32x48x32 trains a sample in about 0.2 CPU-s; 128^3 at batch 2 needs about 8 GB.
 CPU_VOXELS = {2: 256 * 256, 3: 48**3}

@@ -41,6 +41,7 @@ class Grid:
         object.__setattr__(self, "spacing_mm", tuple(self.spacing_mm))
         object.__setattr__(self, "strides", tuple(tuple(level) for level in self.strides))
         object.__setattr__(self, "kernels", tuple(tuple(level) for level in self.kernels))
+        object.__setattr__(self, "features", tuple(self.features))
         if fault := self._find_fault():
             raise ConfigError(
                 f"the grid is impossible: {fault}", hint="correct the plan", code="GRID_INVALID"

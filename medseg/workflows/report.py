@@ -57,6 +57,7 @@ class Report:
     cases: list[CaseResult] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)  # "metrics", ... as interface.md lists them
     mlflow: dict[str, str] | None = None
+    written: dict[str, Any] | None = None  # the last document written: stdout repeats it, seconds included
     started: float = field(default_factory=time.perf_counter)
     cpu_before: float = field(default_factory=lambda: cpu_seconds())
     written: dict[str, Any] | None = None  # the document as last written, so that stdout equals the file
