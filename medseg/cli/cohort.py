@@ -50,12 +50,22 @@ def check(
     with session("check", subject=str(data), as_json=json, quiet=quiet, verbose=verbose) as report:
         resolved = resolve_config(pipeline, config, o.common(seed, None, None, set_))
         from medseg.workflows.check import check as work
+        from medseg.workflows.parallel import Workers
         from medseg.workflows.run_folder import RunFolder
 
         run = RunFolder(out)
         run.settle_config(resolved)
         progress = make_progress(quiet=quiet)
-        work(resolved, data, run, progress=progress, report=report, key_file=key_file(pseudonymize))
+        with Workers(resolved.workers) as workers:
+            work(
+                resolved,
+                data,
+                run,
+                progress=progress,
+                report=report,
+                workers=workers,
+                key_file=key_file(pseudonymize),
+            )
         progress.say(summarise(report))
 
 
@@ -80,13 +90,23 @@ def plan(
     with session("plan", subject=str(data), as_json=json, quiet=quiet, verbose=verbose) as report:
         resolved = resolve_config(pipeline, config, o.common(seed, device, memory_gb, set_))
         from medseg.workflows.check import check as look
+        from medseg.workflows.parallel import Workers
         from medseg.workflows.preprocess import plan_run
         from medseg.workflows.run_folder import RunFolder
 
         run = RunFolder(out)
         run.settle_config(resolved)
         progress = make_progress(quiet=quiet)
-        cohort = look(resolved, data, run, progress=progress, report=report, key_file=key_file(pseudonymize))
+        with Workers(resolved.workers) as workers:
+            cohort = look(
+                resolved,
+                data,
+                run,
+                progress=progress,
+                report=report,
+                workers=workers,
+                key_file=key_file(pseudonymize),
+            )
         decided = plan_run(resolved, cohort, run)
         report.extra["plan"] = decided.to_json()
         report.write(out / "report.json")
@@ -120,12 +140,22 @@ def preprocess(
         if dry_run:
             announce(resolved, data, out, report, progress)
             return
+        from medseg.workflows.parallel import Workers
         from medseg.workflows.preprocess import preprocess as work
         from medseg.workflows.run_folder import RunFolder
 
         run = RunFolder(out)
         run.settle_config(resolved)
-        work(resolved, data, run, progress=progress, report=report, key_file=key_file(pseudonymize))
+        with Workers(resolved.workers) as workers:
+            work(
+                resolved,
+                data,
+                run,
+                progress=progress,
+                report=report,
+                workers=workers,
+                key_file=key_file(pseudonymize),
+            )
         report.write(out / "report.json")
         progress.say(summarise(report))
 

@@ -48,7 +48,9 @@ def run(
             return
         from medseg.workflows.run import run as work
         from medseg.workflows.run_folder import RunFolder
+        from medseg.workflows.train import select_all
 
+        select_all(resolved)  # a wrong name is refused before it is stored
         folder = RunFolder(out)
         folder.settle_config(resolved)
         work(

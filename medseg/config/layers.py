@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,6 +17,20 @@ from medseg.core.select import suggest
 
 Tree = dict[str, Any]
 REPLACED = {"labels", "label_map"}  # mappings that mean something only as a whole
+FLOAT = "tag:yaml.org,2002:float"
+EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads `1e-3` as a number, as YAML 1.2 does; PyYAML follows 1.1 and wants `1.0e-3`."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that `_Loader` would read as a number."""
+
+
+_Loader.add_implicit_resolver(FLOAT, EXPONENT, list("-+.0123456789"))
+_Dumper.add_implicit_resolver(FLOAT, EXPONENT, list("-+.0123456789"))
 
 
 def resolve(pipeline: Config, file: Path | None = None, settings: Sequence[str] = ()) -> Config:
@@ -51,7 +66,8 @@ def parse(tree: Mapping[str, Any]) -> Config:
 def dump(config: Config) -> str:
     """Return the whole config as YAML, first key `pipeline`."""
     tree = config.model_dump(mode="json")
-    return yaml.safe_dump({"pipeline": tree.pop("name"), **tree}, sort_keys=False, allow_unicode=True)
+    named = {"pipeline": tree.pop("name"), **tree}
+    return yaml.dump(named, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def save(config: Config, path: Path) -> None:
@@ -72,9 +88,10 @@ def load(path: Path) -> Config:
 def differences(old: Config, new: Config) -> list[str]:
     """Return `key: old -> new` for every setting that differs."""
     before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
-    keys = dict.fromkeys([*before, *after])
     return [
-        f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)
+        f"{key}: {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
+        for key in dict.fromkeys([*before, *after])
+        if (key in before, before.get(key)) != (key in after, after.get(key))
     ]
 
 
@@ -109,7 +126,7 @@ def _parse_setting(setting: str) -> Tree:
     if not equals or not key:
         raise ConfigError(f"`--set {setting}` is not key=value", hint="for example --set train.epochs=50")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"the value of `--set {key}` is not valid YAML") from error
     for part in reversed(key.split(".")):
@@ -119,7 +136,7 @@ def _parse_setting(setting: str) -> Tree:
 
 def _read_yaml(path: Path) -> Tree:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a SafeLoader
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})", hint="check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -145,8 +162,14 @@ def _explain(error: ValidationError) -> ConfigError:
 def _keys_at(location: Sequence[str | int]) -> list[str]:
     section: type[BaseModel] = Config
     for part in location:
-        field = section.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            section = annotation
+        if field := section.model_fields.get(str(part)):  # else a mapping's key or a list's index
+            section = next(_sections_in(field.annotation), section)
     return list(section.model_fields)
+
+
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the models that a type is or holds: `Channel` of `dict[str, Channel]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections_in(part)

@@ -7,6 +7,7 @@ K = 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,12 +73,16 @@ class Geometry:
 
     @cached_property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """(3,) distance between neighbouring voxel centres, rounded to a nanometre.
+        """(3,) distance between neighbouring voxel centres, rounded.
 
         The rounding makes re-stored copies of one grid, whose float32 headers differ in the last
-        bit, the same grid for every later decision.
+        bit, the same grid for every later decision. It is 1e-5 mm, or three digits finer than the
+        voxel where that is too coarse: microscopes have voxels of nanometres.
         """
-        i, j, k = np.round(np.linalg.norm(self.affine[:3, :3], axis=0), 5).tolist()
+        i, j, k = (
+            round(float(step), 5 if step > 0.01 else 3 - math.floor(math.log10(step)))
+            for step in np.linalg.norm(self.affine[:3, :3], axis=0)
+        )
         return i, j, k
 
     @property

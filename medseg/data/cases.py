@@ -16,6 +16,7 @@ from medseg.core.errors import DataError
 from medseg.core.files import write_bytes
 
 SAFE_ID = re.compile(r"[^A-Za-z0-9._+-]")
+RESERVED = {"report"}  # report.json stands beside the cases' own files
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Case:
 
 def make_id(text: str) -> str:
     """Return `text` as a name that is safe in file systems and never hidden."""
-    return SAFE_ID.sub("_", text).lstrip(".-") or "case"
+    name = SAFE_ID.sub("_", text).lstrip(".-") or "case"
+    return f"{name}_" if name in RESERVED else name
 
 
 def confine(root: Path, relative: str) -> Path:
@@ -52,7 +54,8 @@ def confine(root: Path, relative: str) -> Path:
         DataError: An absolute path, or one that climbs out with `..`.
     """
     path = Path(os.path.normpath(root / relative))
-    if Path(relative).is_absolute() or not path.is_relative_to(os.path.normpath(root)):
+    # Absolute: every relative path, "../a" too, counts as relative to ".".
+    if Path(relative).is_absolute() or not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
         raise DataError(
             f"the file list names `{relative}`, which is outside its folder",
             hint="list paths relative to, and below, the folder of the list",

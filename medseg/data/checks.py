@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dict."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 def hash_files(case: Case) -> tuple[str, str]:

@@ -46,6 +46,11 @@ class Placement:
         """Shape of the kept box before resampling."""
         return tuple(b - a for a, b in zip(self.start, self.stop))
 
+    @property
+    def linear_orders(self) -> tuple[int, int, int]:
+        """Interpolation orders for labels and logits: linear, nearest across a coarse axis."""
+        return choose_orders(self.canonical.spacing_mm, self.grid.spacing_mm, order=1)
+
 
 def preprocess_image(volume: Volume, plan: Plan) -> tuple[NDArray[np.float16], Placement]:
     """Return the (C, I, J, K) array on the plan's grid, and how to get back."""
@@ -69,7 +74,9 @@ def preprocess_classes(classes: NDArray[np.uint8], placement: Placement) -> NDAr
     box = tuple(slice(a, b) for a, b in zip(placement.start, placement.stop))
     shape = placement.grid.shape
     array = np.ascontiguousarray(array[box])
-    return array if shape == array.shape else np.asarray(resample_labels(array, shape), np.uint8)
+    if shape == array.shape:
+        return array
+    return np.asarray(resample_labels(array, shape, orders=placement.linear_orders), np.uint8)
 
 
 def target_shape(grid: Geometry, spacing_mm: Sequence[float]) -> tuple[int, int, int]:

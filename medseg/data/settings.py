@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from medseg.core.settings import Builder, Count, Positive, Settings, Share
 
 Axis = Literal[0, 1, 2]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 class Channel(Settings):
@@ -81,9 +82,9 @@ class Augment(Settings):
     scale_p: Share = 0.2
     scale_range: tuple[Positive, Positive] = (0.7, 1.4)
     noise_p: Share = 0.1
-    noise_variance: tuple[float, float] = (0.0, 0.1)
+    noise_variance: tuple[NotNegative, NotNegative] = (0.0, 0.1)
     blur_p: Share = 0.2
-    blur_sigma: tuple[float, float] = (0.5, 1.0)
+    blur_sigma: tuple[NotNegative, NotNegative] = (0.5, 1.0)
     brightness_p: Share = 0.15
     brightness_range: tuple[Positive, Positive] = (0.75, 1.25)
     contrast_p: Share = 0.15

@@ -81,7 +81,9 @@ class StoredCase:
     @cached_property
     def points(self) -> dict[int, NDArray[np.int64]]:
         """Per class that is present, (N, 3) voxels of it."""
-        return {int(label): np.array(points) for label, points in self.entry["points"].items()}
+        shape = self.entry["placement"]["grid"]["shape"]
+        stored = self.entry["points"].items()
+        return {int(label): np.stack(np.unravel_index(flat, shape), axis=1) for label, flat in stored}
 
 
 GRIDS = ("original", "canonical", "grid")
@@ -119,7 +121,7 @@ def write_case(
         _write_array(temporary / "label.b2nd", label)
         write_labels(temporary / f"reference{suffix}", reference, like)
         entry = {"key": key, "placement": _describe(placement), "points": _foreground_points(label)}
-        write_json(temporary / "case.json", entry)
+        write_json(temporary / "case.json", entry, compact=True)
         if folder.exists():
             shutil.rmtree(folder)
 
@@ -132,13 +134,14 @@ def _describe(placement: Placement) -> dict[str, Any]:
     return {**grids, "start": placement.start, "stop": placement.stop}
 
 
-def _foreground_points(label: NDArray[np.uint8]) -> dict[str, list[list[int]]]:
+def _foreground_points(label: NDArray[np.uint8]) -> dict[str, list[int]]:
+    """Return, per class, flat indices of a fixed random sample of its voxels."""
     points = {}
     for value in np.flatnonzero(np.bincount(label.ravel(), minlength=1))[int((label == 0).any()) :]:
         where = np.flatnonzero(label == value)
         if where.size > POINTS:
             where = np.sort(np.random.default_rng(int(value)).choice(where, POINTS, replace=False))
-        points[str(value)] = np.stack(np.unravel_index(where, label.shape), axis=1).tolist()
+        points[str(value)] = where.tolist()
     return points
 
 
@@ -155,7 +158,7 @@ def _write_array(path: Path, array: NDArray[Any]) -> None:
         mode="w",
         chunks=chunks,
         blocks=blocks,
-        cparams={"codec": blosc2.Codec.ZSTD, "clevel": 3, "nthreads": 1, "typesize": array.dtype.itemsize},
+        cparams={"codec": blosc2.Codec.ZSTD, "clevel": 1, "nthreads": 1, "typesize": array.dtype.itemsize},
     )
     path.chmod(0o600)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from medseg.core.errors import ResourceError
-from medseg.core.select import select
+from medseg.core.errors import ConfigError, ResourceError
+from medseg.core.select import select, suggest
 from medseg.core.settings import Builder
 from medseg.data.plan import Plan
 from medseg.models import MODELS, Grid
+
+DEVICES = ("auto", "cpu", "cuda")
 
 
 def make_grid(plan: Plan) -> Grid:
@@ -41,8 +43,13 @@ def choose_device(wanted: str) -> torch.device:
     """Return the device for "auto", "cpu" or "cuda".
 
     Raises:
+        ConfigError: Another name.
         ResourceError: CUDA was asked for and is not there.
     """
+    if wanted not in DEVICES:
+        raise ConfigError(
+            f"no device is called `{wanted}`", hint=suggest(wanted, DEVICES), code="UNKNOWN_DEVICE"
+        )
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ResourceError(
             "no CUDA device is available",

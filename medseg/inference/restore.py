@@ -14,7 +14,7 @@ from medseg.data.resample import argmax_resampled, resample_image
 
 def restore_classes(logits_CIJK: NDArray[np.float32], placement: Placement) -> NDArray[np.uint8]:
     """Return the (I, J, K) class map on the scan's own grid; outside the kept box it is background."""
-    classes = argmax_resampled(logits_CIJK, placement.box_shape)
+    classes = argmax_resampled(logits_CIJK, placement.box_shape, orders=placement.linear_orders)
     return _place(np.asarray(classes, np.uint8), placement, fill=0)
 
 
@@ -40,7 +40,7 @@ def restore_image(image_CIJK: NDArray[Any], placement: Placement) -> NDArray[np.
 def _resample_linear(array_CIJK: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
     if array_CIJK.shape[1:] == placement.box_shape:
         return array_CIJK.copy()
-    return resample_image(array_CIJK, placement.box_shape, orders=(1, 1, 1))
+    return resample_image(array_CIJK, placement.box_shape, orders=placement.linear_orders)
 
 
 def _place(box_IJK: NDArray[Any], placement: Placement, *, fill: float) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from medseg.data.cases import Case, pseudonymize
 from medseg.data.checks import Record, check_case, hash_files, screen_cohort
 from medseg.data.layouts import find_cohort
 from medseg.data.settings import Data
-from medseg.workflows.parallel import map_cases
+from medseg.workflows.parallel import Workers
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.run_folder import RunFolder
@@ -42,6 +42,7 @@ def check(
     *,
     progress: Progress,
     report: Report,
+    workers: Workers,
     key_file: Path | None = None,
 ) -> Cohort:
     """Check every case below `data` and write RUN/check/{cases.csv,report.json}.
@@ -52,6 +53,7 @@ def check(
         run: Where to write.
         progress: Told after each case.
         report: Gets one result a case.
+        workers: Who looks.
         key_file: Makes ids pseudonyms under this key.
 
     Raises:
@@ -65,7 +67,7 @@ def check(
     look = partial(_recall_or_check, settings=config.data, seed=config.seed, cache=cache)
     found: list[Record] = []
     with progress.track("check", len(cases)) as advance:
-        for _, record in map_cases(look, cases, config.workers):
+        for _, record in workers.map(look, cases):
             found.append(record)
             advance(record.id)
     cohort = Cohort(layout, {case.id: case for case in cases}, tuple(screen_cohort(found)))
@@ -91,7 +93,7 @@ def _recall_or_check(case: Case, *, settings: Data, seed: int, cache: Path) -> R
         if tree.pop("key", None) == key:
             return Record(**{name: _freeze(value) for name, value in tree.items()})
     record = check_case(case, settings, seed)
-    write_json(path, {"key": key, **record.to_json()})
+    write_json(path, {"key": key, **record.to_json()}, compact=True)
     return record
 
 

@@ -14,7 +14,7 @@ from medseg.data.cases import make_id
 from medseg.data.layouts import list_images
 from medseg.io import read_labels, stem
 from medseg.metrics import METRICS, CaseMetrics, evaluate_case, rows, summarise
-from medseg.workflows.parallel import map_cases
+from medseg.workflows.parallel import Workers
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
 
@@ -30,7 +30,7 @@ def evaluate(
     progress: Progress,
     report: Report,
     nsd_tolerance_mm: float = 1.0,
-    workers: int | None = 1,
+    workers: Workers | None = None,
 ) -> list[CaseMetrics]:
     """Compare (reference, predicted) pairs and write OUT/{cases.csv,metrics.json}.
 
@@ -43,7 +43,7 @@ def evaluate(
     work = partial(_evaluate_pair, labels=dict(labels), nsd_tolerance_mm=nsd_tolerance_mm)
     found: list[CaseMetrics] = []
     with progress.track("evaluate", len(pairs)) as advance:
-        for index, result in map_cases(work, list(pairs.items()), workers):
+        for index, result in (workers or Workers(1)).map(work, list(pairs.items())):
             if isinstance(result, CaseMetrics):
                 found.append(result)
                 report.add(CaseResult(result.case_id, "done"))

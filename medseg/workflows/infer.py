@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from medseg import __version__
-from medseg.core.errors import DataError, ResourceError
+from medseg.core.errors import ConfigError, DataError, ResourceError
 from medseg.core.files import make_folder, read_json, sweep, write_json
 from medseg.core.volume import Labels
 from medseg.data.cases import Case, pseudonymize
@@ -47,6 +47,7 @@ def infer(
 
     Raises:
         DataError: No input was found.
+        ConfigError: Masks would be written beside, or over, the scans.
         CheckpointError: The model is missing, damaged or preprocesses differently.
     """
     torch.set_num_threads(threads or os.cpu_count() or 1)
@@ -54,6 +55,7 @@ def infer(
     cases = find_inputs(inputs, model.data)
     if key_file:
         cases = pseudonymize(cases, key_file)
+    _refuse_scans_in(out, cases)
     make_folder(out)
     sweep(out)
     segmenter = Segmenter(model, model.infer)
@@ -63,6 +65,14 @@ def infer(
             advance(case.id)
     report.write(out / "report.json")
     return model
+
+
+def _refuse_scans_in(out: Path, cases: Sequence[Case]) -> None:
+    """Masks carry the names of their scans: in one folder they would replace them."""
+    if out.resolve() in {image.resolve().parent for case in cases for image in case.images}:
+        raise ConfigError(
+            "the output folder holds the scans", hint="choose another with -o", code="OUT_HOLDS_INPUT"
+        )
 
 
 def infer_case(segmenter: Segmenter, case: Case, out: Path, *, save_probabilities: bool) -> CaseResult:
@@ -124,6 +134,8 @@ def is_done(out: Path, case_id: str, outputs: Sequence[str], identity: Mapping[s
 
 def write_mask(out: Path, case_id: str, labels: Labels, *, like: Path, suffix: str) -> None:
     """Write a mask on the grid and with the header of the image it belongs to."""
+    # A sidecar vouches for its mask: the old one goes first, or a kill in between would let it lie.
+    (out / f"{case_id}.json").unlink(missing_ok=True)
     write_labels(out / f"{case_id}{suffix}", labels, like if suffix == ".nii.gz" else None)
 
 

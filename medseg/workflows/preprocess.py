@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from medseg.config import Config
-from medseg.core.errors import DataError
+from medseg.core.errors import ConfigError, DataError
 from medseg.core.files import make_folder, sha256_of
 from medseg.core.volume import Labels
 from medseg.data.cases import Case
@@ -21,7 +21,7 @@ from medseg.data.settings import Data
 from medseg.data.splits import split_cohort
 from medseg.data.store import is_stored, write_case
 from medseg.workflows.check import Cohort, check
-from medseg.workflows.parallel import map_cases
+from medseg.workflows.parallel import Workers
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.run_folder import RunFolder
@@ -60,6 +60,7 @@ def preprocess(
     *,
     progress: Progress,
     report: Report,
+    workers: Workers,
     key_file: Path | None = None,
 ) -> Plan:
     """Bring every usable case into RUN/store; cases already there are skipped.
@@ -68,16 +69,18 @@ def preprocess(
         DataError: No case is usable.
         ConfigError: The data changed after training began.
     """
-    cohort = check(config, data, run, progress=progress, report=report, key_file=key_file)
+    cohort = check(config, data, run, progress=progress, report=report, workers=workers, key_file=key_file)
     plan = plan_run(config, cohort, run)
     make_folder(run.store)
     usable = {record.id: record for record in cohort.usable}
+    if run.is_trained:
+        _refuse_changes(run, [name for name, record in usable.items() if not is_stored(run.store, name, make_key(record, plan, config.data))])
     _remove_strangers(run, usable)
     work = partial(_preprocess_case, plan=plan, data=config.data, store=run.store)
     items = [(cohort.cases[name], record) for name, record in usable.items()]
     results = {result.id: result for result in report.cases}
     with progress.track("preprocess", len(items)) as advance:
-        for _, result in map_cases(work, items, config.workers):
+        for _, result in workers.map(work, items):
             result.warnings = results[result.id].warnings
             results[result.id] = result
             advance(result.id)

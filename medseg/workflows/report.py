@@ -60,7 +60,6 @@ class Report:
     written: dict[str, Any] | None = None  # the last document written: stdout repeats it, seconds included
     started: float = field(default_factory=time.perf_counter)
     cpu_before: float = field(default_factory=lambda: cpu_seconds())
-    written: dict[str, Any] | None = None  # the document as last written, so that stdout equals the file
 
     def add(self, result: CaseResult) -> None:
         """Note one case."""

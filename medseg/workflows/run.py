@@ -24,12 +24,14 @@ from medseg.metrics import CaseMetrics, rows
 from medseg.tracking.overlay import draw_overlay, pick_cases
 from medseg.tracking.store import Tracker, start_run
 from medseg.workflows.evaluate import evaluate
+from medseg.workflows.model_folder import write_model
+from medseg.workflows.parallel import Workers
 from medseg.workflows.predict import predict_stored
 from medseg.workflows.preprocess import preprocess
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import Report
 from medseg.workflows.run_folder import RunFolder
-from medseg.workflows.train import select_all, train_fold, write_model
+from medseg.workflows.train import select_all, train_fold
 
 
 def run(
@@ -46,7 +48,8 @@ def run(
 ) -> None:
     """Run the whole pipeline; results are in RUN, `report` and MLflow."""
     select_all(config)
-    preprocess(config, data, folder, progress=progress, report=report, key_file=key_file)
+    with Workers(config.workers) as workers:
+        preprocess(config, data, folder, progress=progress, report=report, workers=workers, key_file=key_file)
     train_and_evaluate(
         config,
         folder,

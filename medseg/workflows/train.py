@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import nn
 
-from medseg import __version__
 from medseg.config import Config
-from medseg.config.layers import dump
 from medseg.core.errors import ConfigError
 from medseg.core.files import make_folder, read_json, sha256_of, write_csv, write_json
 from medseg.core.select import select
 from medseg.data.loader import Patches, open_loader
 from medseg.data.plan import Plan
 from medseg.data.store import StoredCase
-from medseg.inference.model import save_model
 from medseg.inference.network import build_network, choose_device
-from medseg.inference.predict import choose_window_batch, predict_logits
 from medseg.losses import LOSSES, deep_supervised
 from medseg.models import MODELS
 from medseg.postprocess import POSTPROCESS
-from medseg.tracking.card import Card, write_card
 from medseg.tracking.store import Tracker
 from medseg.train.budget import epochs_within
 from medseg.train.distributed import process_group
 from medseg.train.loop import Job, train
 from medseg.train.precision import choose_precision
 from medseg.train.state import TrainState, load_checkpoint, save_checkpoint, start_state
+from medseg.train.validation import make_validation
+from medseg.workflows.model_folder import export_weights
 from medseg.workflows.progress import Progress
 from medseg.workflows.run_folder import RunFolder
 
@@ -109,7 +104,7 @@ def train_fold(
             train(state, job, [*observers, lambda _, numbers: advance(describe(numbers))])
         if share[0] == 0:
             _write_history(run, number, state)  # a kill may have come between checkpoint and history
-            export(config, run, fold, state)
+            export_weights(config, run, number, state.average)
 
 
 def _set_up(
@@ -144,7 +139,13 @@ def _set_up(
         dtype=dtype,
         dims=fold.plan.dims,
         seed=config.seed,
-        validate=_validation(config, fold, device),
+        validate=make_validation(
+            fold.validation,
+            fold.plan,
+            [config.data.labels[value] for value in sorted(config.data.labels)],
+            count=config.train.validate_cases,
+            overlap=config.infer.overlap,
+        ),
     )
     return state, job
 
@@ -167,47 +168,6 @@ def _settle_epochs(
     else:
         return job
     return Job(**{**vars(job), "settings": job.settings.model_copy(update={"epochs": epochs})})
-
-
-def _validation(
-    config: Config, fold: Fold, device: torch.device
-) -> Callable[[nn.Module], dict[str, float]] | None:
-    """Return a function that scores a network on whole cases, on their preprocessed grid."""
-    count = min(config.train.validate_cases, len(fold.validation))
-    if not count:
-        return None
-    chosen = [fold.validation[i] for i in np.linspace(0, len(fold.validation) - 1, count).round().astype(int)]
-    names = [config.data.labels[value] for value in sorted(config.data.labels)]
-
-    def validate(network: nn.Module) -> dict[str, float]:
-        batch = choose_window_batch(network, len(config.data.channels), fold.plan.patch, fold.plan.dims)
-        overlaps = np.zeros((2, len(names)))
-        for case in chosen:
-            image = torch.from_numpy(np.asarray(case.image[:]).astype(np.float32)).to(device)
-            logits = predict_logits(
-                [network],
-                image,
-                fold.plan.patch,
-                dims=fold.plan.dims,
-                overlap=config.infer.overlap,
-                window_batch=batch,
-            )
-            overlaps += _count_overlaps(logits.argmax(0).cpu().numpy(), np.asarray(case.label[:]), len(names))
-        dice = 2 * overlaps[0] / np.maximum(overlaps[1], 1)
-        present = overlaps[1] > 0
-        scores = {f"dice_{name}": float(value) for name, value, has in zip(names, dice, present) if has}
-        return {"dice": float(dice[present].mean()) if present.any() else 0.0, **scores}
-
-    return validate
-
-
-def _count_overlaps(predicted: np.ndarray, reference: np.ndarray, n_labels: int) -> np.ndarray:
-    """Return (2, labels): intersections and sums of sizes."""
-    both = np.bincount(predicted[predicted == reference].ravel(), minlength=n_labels + 1)
-    sizes = np.bincount(predicted.ravel(), minlength=n_labels + 1) + np.bincount(
-        reference.ravel(), minlength=n_labels + 1
-    )
-    return np.stack([both[1:], sizes[1:]]).astype(float)
 
 
 def _observers(
@@ -234,49 +194,3 @@ def describe(numbers: dict[str, float]) -> str:
     """Return an epoch in a few words."""
     text = f"epoch {numbers['epoch']:.0f} loss {numbers['train/loss']:.3f}"
     return text + (f" dice {numbers['val/dice']:.3f}" if "val/dice" in numbers else "")
-
-
-def export(config: Config, run: RunFolder, fold: Fold, state: TrainState) -> None:
-    """Write the averaged weights of a finished fold into RUN/model, beside those of other folds."""
-    from safetensors.torch import save
-
-    content = save({name: value.detach().cpu().contiguous() for name, value in state.average.items()})
-    write_model(config, run, {fold.number: content})
-
-
-def write_model(
-    config: Config,
-    run: RunFolder,
-    weights: Mapping[int, bytes],
-    scores: Sequence[Mapping[str, object]] = (),
-) -> None:
-    """Write RUN/model: weights of new folds beside those already there, and a card with the scores."""
-    description = {
-        "name": config.name,
-        "data": config.data.model_dump(mode="json"),
-        "model": config.model.model_dump(mode="json"),
-        "infer": config.infer.model_dump(mode="json"),
-    }
-    splits, plan = run.load_splits(), run.load_plan()
-    counts = {
-        "cases": sum(map(len, splits.folds)),
-        "folds": len(splits.folds),
-        "test cases": len(splits.test),
-    }
-    card = Card(
-        pipeline=config.name,
-        version=__version__,
-        purpose=config.summary,
-        counts=counts,
-        labels=config.data.labels,
-        metrics=scores,
-        plan={
-            name: value for name, value in plan.to_json().items() if name not in {"reasons", "normalization"}
-        },
-        hashes={"config": sha256_of(config.model_dump(mode="json")), "plan": sha256_of(plan.to_json())},
-        data_note=config.licence,
-    )
-    # Ids of a fixed test set stay in the run; a model folder holds none.
-    shared = config.model_copy(update={"split": config.split.model_copy(update={"test_ids": ()})})
-    texts = {"config.yaml": dump(shared), "MODEL_CARD.md": write_card(card)}
-    save_model(run.model, description, plan, weights, texts)

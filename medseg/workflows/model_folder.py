@@ -1,0 +1,61 @@
+"""RUN/model: what leaves training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from medseg import __version__
+from medseg.config import Config
+from medseg.config.layers import dump
+from medseg.core.files import sha256_of
+from medseg.inference.model import save_model
+from medseg.tracking.card import Card, write_card
+from medseg.workflows.run_folder import RunFolder
+
+
+def export_weights(config: Config, run: RunFolder, fold: int, weights: Mapping[str, Tensor]) -> None:
+    """Write the weights of a finished fold into RUN/model, beside those of other folds."""
+    from safetensors.torch import save
+
+    content = save({name: value.detach().cpu().contiguous() for name, value in weights.items()})
+    write_model(config, run, {fold: content})
+
+
+def write_model(
+    config: Config,
+    run: RunFolder,
+    weights: Mapping[int, bytes],
+    scores: Sequence[Mapping[str, object]] = (),
+) -> None:
+    """Write RUN/model: weights of new folds beside those already there, and a card with the scores."""
+    description = {
+        "name": config.name,
+        "data": config.data.model_dump(mode="json"),
+        "model": config.model.model_dump(mode="json"),
+        "infer": config.infer.model_dump(mode="json"),
+    }
+    splits, plan = run.load_splits(), run.load_plan()
+    counts = {
+        "cases": sum(map(len, splits.folds)),
+        "folds": len(splits.folds),
+        "test cases": len(splits.test),
+    }
+    card = Card(
+        pipeline=config.name,
+        version=__version__,
+        purpose=config.summary,
+        counts=counts,
+        labels=config.data.labels,
+        metrics=scores,
+        plan={
+            name: value for name, value in plan.to_json().items() if name not in {"reasons", "normalization"}
+        },
+        hashes={"config": sha256_of(config.model_dump(mode="json")), "plan": sha256_of(plan.to_json())},
+        data_note=config.licence,
+    )
+    # Ids of a fixed test set stay in the run; a model folder holds none.
+    shared = config.model_copy(update={"split": config.split.model_copy(update={"test_ids": ()})})
+    texts = {"config.yaml": dump(shared), "MODEL_CARD.md": write_card(card)}
+    save_model(run.model, description, plan, weights, texts)
