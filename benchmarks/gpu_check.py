@@ -31,17 +31,11 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional
 
-from medseg.config import Config
-from medseg.config.layers import resolve
-from medseg.config.pipelines import find_pipeline
 from medseg.data.phantom import write_ct_cohort
 from medseg.inference.network import build_network
 from medseg.io import read_labels
 from medseg.tracking.store import Tracker
-from medseg.workflows.infer import infer
-from medseg.workflows.preprocess import preprocess
 from medseg.workflows.progress import Progress
-from medseg.workflows.report import Report
 from medseg.workflows.run_folder import RunFolder
 from medseg.workflows.train import train_fold
 
@@ -49,11 +43,13 @@ Row = dict[str, Any]
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TARGET = {
-    "relative_error_bf16": 2e-2,  # at most; 8 bits of mantissa
-    "relative_error_fp16": 4e-3,  # at most; 11 bits
+    "convolution_bf16": 1e-2,  # at most, relative; 8 bits of mantissa: 2^-9 = 2e-3 a rounding
+    "convolution_fp16": 2e-3,  # at most, relative; 11 bits
+    "network_bf16": 6e-2,  # at most, relative: some twenty layers, one rounding after the other
+    "network_fp16": 1e-2,  # at most, relative
     "loss_ratio": 1.2,  # at most, half precision over float32 after 100 steps
     "equal_voxels": 0.999,  # at least
-    "weight_difference": 1e-3,  # at most, relative, several ranks against one process
+    "weight_difference": 3e-5,  # at most, relative; without gradient averaging it is ten times that
 }
 MANY_VALUES = (1, 32, 448, 448, 352)  # 2.26e9 values
 CASES = 8
@@ -107,7 +103,8 @@ def check(scratch: Path, device: torch.device) -> Iterator[Row]:
     runs = {amp: scratch / f"run_{amp}" for amp in ("off", *usable(device))}
     for amp, folder in runs.items():
         settings = ["train.epochs=4", "train.iterations_per_epoch=25", f"train.amp='{amp}'"]
-        prepare(data, folder, device, settings if device.type == "cuda" else [*settings, *SMALL])
+        settings.append(f"device={device.type}")
+        prepare(data, folder, settings if device.type == "cuda" else [*settings, *SMALL])
     yield from check_network(RunFolder(runs["off"]), device)
     yield from check_training(runs)
     yield from check_infer(data, runs["off"], scratch, device)
@@ -133,7 +130,7 @@ def check_conv3d(device: torch.device) -> Iterator[Row]:
     for amp in usable(device):
         for shape in shapes:
             error = conv3d_error(shape, DTYPES[amp], device)
-            yield judge(f"conv3d {amp}", "x".join(map(str, shape)), error, f"relative_error_{amp}")
+            yield judge(f"conv3d {amp}", "x".join(map(str, shape)), error, f"convolution_{amp}")
 
 
 def conv3d_error(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> float:
@@ -162,17 +159,19 @@ def check_network(run: RunFolder, device: torch.device) -> Iterator[Row]:
                 half = network(image).float()
             error = float((half - whole).norm() / whole.norm())
             equal = float((half.argmax(1) == whole.argmax(1)).float().mean())
-            yield judge(f"network {amp}", "logits", error, f"relative_error_{amp}", equal_classes=equal)
+            yield judge(f"network {amp}", "logits", error, f"network_{amp}", equal_classes=equal)
 
 
-def prepare(data: Path, folder: Path, device: torch.device, settings: list[str]) -> Config:
+def prepare(data: Path, folder: Path, settings: list[str]) -> None:
     """Preprocess the phantoms into a run folder with these settings."""
-    common = ["split.folds=4", "train.validate_cases=0", f"device={device.type}", "memory_gb=8", "workers=1"]
-    config = resolve(find_pipeline("phantom_ct"), None, [*common, *settings])
-    run = RunFolder(folder)
-    run.settle_config(config)
-    preprocess(config, data, run, progress=Progress(), report=Report("gpu_check"))
-    return config
+    common = ["split.folds=4", "train.validate_cases=0", "memory_gb=8", "workers=1"]
+    changes = [part for setting in (*common, *settings) for part in ("--set", setting)]
+    run_medseg("preprocess", "phantom_ct", "--data", str(data), "-o", str(folder), *changes)
+
+
+def run_medseg(*arguments: str) -> None:
+    """Run a command; what it says goes to stderr, since stdout is one JSON document."""
+    subprocess.run([sys.executable, "-m", "medseg", *arguments, "-q"], check=True, stdout=sys.stderr)
 
 
 def train_one(folder: Path) -> list[dict[str, float]]:
@@ -210,10 +209,8 @@ def check_infer(data: Path, run: Path, scratch: Path, device: torch.device) -> I
     """Compare masks made on the device with those made on the CPU."""
     images = data / "imagesTr"
     for where in (device.type, "cpu"):
-        report = Report("infer")
-        infer([images], run, scratch / f"masks_{where}", progress=Progress(), report=report, device=where)
-        if report.bad_cases:
-            raise RuntimeError(f"inference on {where}: {report.bad_cases[0].message}")
+        out = scratch / f"masks_{where}"
+        run_medseg("infer", str(images), "-m", str(run), "-o", str(out), "--device", where)
     equal, voxels, foreground = 0, 0, 0
     for path in sorted(images.iterdir()):
         ours, theirs = (
@@ -235,12 +232,13 @@ def check_torchrun(data: Path, scratch: Path, device: torch.device) -> Iterator[
         jobs.append((torch.device("cpu"), 2))
     for where, ranks in jobs:
         batch = max(2, 2 * ranks)
-        settings = ["train.epochs=2", "train.iterations_per_epoch=4", "train.amp='off'", "train.optimizer=sgd"]
-        settings += ["train.learning_rate=1e-2", f"grid.batch_size={batch}"]
+        settings = ["train.epochs=2", "train.iterations_per_epoch=4", "train.amp='off'"]
+        settings += ["train.optimizer=sgd", "train.learning_rate=1e-2"]
+        settings += [f"grid.batch_size={batch}", f"device={where.type}"]
         settings += ["threads=1", *SMALL[1:]] if where.type == "cpu" else []
         folders = [scratch / f"{where.type}_{ranks}_{part}" for part in ("alone", "ranks")]
         for folder in folders:
-            prepare(data, folder, where, settings)
+            prepare(data, folder, settings)
         start_ranks(folders[0], where, 0)
         start_ranks(folders[1], where, ranks)
         first, last = (row["train/loss"] for row in read_history(folders[1]))

@@ -26,6 +26,6 @@ CONFIG = Config(
     model=Builder(name="strided_unet", options={"features": [32, 64, 128, 256], "residual_units": 2}),
     # Stronger than the defaults: with 160 small crops the network overfits before it is done.
     augment=Augment(rotate_p=0.5, rotate_degrees=20, scale_p=0.5, scale_range=(0.85, 1.2)),
-    train=Train(epochs=24, iterations_per_epoch=50, learning_rate=3e-3, ema_decay=0.99, validate_every=4),
+    train=Train(epochs=36, iterations_per_epoch=50, learning_rate=3e-3, ema_decay=0.99, validate_every=4),
     infer=Infer(overlap=0.5),
 )

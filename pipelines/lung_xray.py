@@ -19,7 +19,7 @@ CONFIG = Config(
     ),
     # No mirroring: the heart is on the left, and situs inversus is not to be learnt as normal.
     grid=Grid(dims=2, spacing_mm=(1.0, 1.0, 1.0), mirror_axes=()),
-    model=Builder(name="unet", options={"features": [16, 32, 64, 96, 128]}),
+    model=Builder(name="unet", options={"features": [16, 32, 64, 96, 128, 128]}),
     augment=Augment(rotate_degrees=10, scale_range=(0.85, 1.2), brightness_range=(0.7, 1.3)),
     train=Train(epochs=20, iterations_per_epoch=40, learning_rate=2e-3, validate_every=5),
     infer=Infer(

@@ -23,7 +23,7 @@ CONFIG = Config(
         batch_size=8,
         mirror_axes=(0, 1),  # a dish has no up or left
     ),
-    model=Builder(name="unet", options={"features": [16, 32, 64, 96, 128]}),
+    model=Builder(name="unet", options={"features": [16, 32, 64, 96, 128, 128]}),
     augment=Augment(rotate_p=0.3, scale_p=0.3, brightness_range=(0.6, 1.5), gamma_p=0.5),
     train=Train(epochs=20, iterations_per_epoch=40, learning_rate=2e-3, validate_every=5),
     infer=Infer(overlap=0.25),

@@ -38,25 +38,34 @@ def session(
     level = logging.ERROR if quiet else logging.DEBUG if verbose > 1 else logging.WARNING
     logging.basicConfig(stream=sys.stderr, level=level, format="%(message)s")
     report = Report(verb)
-    code = 0
+    failure: MedsegError | None = None
     try:
         yield report
-        code = report.exit_code
     except MedsegError as error:
-        _finish(report, as_json=as_json, quiet=quiet, code=error.exit_code)
-        print_error(subject, error.code, error.message, error.hint)
-        raise typer.Exit(error.exit_code) from None
-    except OSError as error:
-        if error.errno != NO_SPACE:
+        failure = error
+    except (OSError, MemoryError, RuntimeError) as error:
+        failure = _explain(error)
+        if failure is None:
             raise
-        full = ResourceError(
+    code = failure.exit_code if failure else report.exit_code
+    _finish(report, as_json=as_json, quiet=quiet, code=code)
+    if failure:
+        print_error(subject, failure.code, failure.message, failure.hint)
+    raise typer.Exit(code)
+
+
+def _explain(error: Exception) -> ResourceError | None:
+    """Return what the machine lacks, or None for what is a bug."""
+    if isinstance(error, OSError) and error.errno == NO_SPACE:
+        return ResourceError(
             "the disk is full", hint="free space and run the same command again", code="DISK_FULL"
         )
-        _finish(report, as_json=as_json, quiet=quiet, code=full.exit_code)
-        print_error(subject, full.code, full.message, full.hint)
-        raise typer.Exit(full.exit_code) from None
-    _finish(report, as_json=as_json, quiet=quiet, code=code)
-    raise typer.Exit(code)
+    # By name: torch's own class is known only where torch was imported.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return ResourceError(
+            "out of memory", hint="use --memory-gb, --device cpu or a larger machine", code="OUT_OF_MEMORY"
+        )
+    return None
 
 
 def _finish(report: Report, *, as_json: bool, quiet: bool, code: int) -> None:

@@ -26,10 +26,10 @@ from medseg.data.settings import Augment
 
 @dataclass(frozen=True)
 class SpatialDraw:
-    """Patch voxel p maps to case voxel `matrix @ (p - middle) + centre`.
+    """Patch voxel p maps to case voxel `matrix @ (p - middle) + centre`, middle = (patch - 1) / 2.
 
     Args:
-        centre: (3,) case voxel at the patch's middle.
+        centre: (3,) case point at the patch's middle; between two voxels where the patch's edge is even.
         matrix: (3, 3) rotation, scale and flips, in voxels of the case.
     """
 
@@ -45,7 +45,7 @@ class SpatialDraw:
 def draw_spatial(
     rng: np.random.Generator, centre: Sequence[int] | NDArray[np.int64], plan: Plan, settings: Augment
 ) -> SpatialDraw:
-    """Draw flips, a rotation and a scale around a centre voxel.
+    """Draw flips, a rotation and a scale of the patch that spans `centre - patch // 2` and on.
 
     Angles are drawn in world space and brought to voxels with the plan's spacing, so that a rotation
     stays a rotation on anisotropic grids.
@@ -62,7 +62,9 @@ def draw_spatial(
         if rng.random() < 0.5:
             matrix[:, axis] *= -1
     spacing = np.array(plan.spacing_mm)
-    return SpatialDraw(np.asarray(centre, float), matrix * spacing[None, :] / spacing[:, None])
+    edges = np.array(plan.patch)
+    middle = np.asarray(centre) - edges // 2 + (edges - 1) / 2
+    return SpatialDraw(middle, matrix * spacing[None, :] / spacing[:, None])
 
 
 def _rotation(axis: int, angle: float) -> NDArray[np.float64]:
@@ -88,7 +90,7 @@ def apply_spatial(
         (C, *patch) float32 and (*patch) uint8; outside the case both are 0 (background).
     """
     edges = np.array(patch)
-    middle = (edges - 1) / 2 if not draw.is_plain else edges // 2
+    middle = (edges - 1) / 2
     corners = np.array(np.meshgrid(*[(0, edge - 1) for edge in edges])).reshape(3, -1).T
     reached = (corners - middle) @ draw.matrix.T + draw.centre
     start = np.floor(reached.min(axis=0)).astype(int)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,9 +63,16 @@ class Record:
 
 def hash_files(case: Case) -> tuple[str, str]:
     """Return the SHA-256 over all image files, and that of the label file ("" without one)."""
-    images = [sha256_of_file(path) for path in case.images if path.is_file()]
-    label = sha256_of_file(case.label) if case.label and case.label.is_file() else ""
+    images = [_hash_or_empty(path) for path in case.images]
+    label = _hash_or_empty(case.label) if case.label else ""
     return (images[0] if len(images) == 1 else sha256_of(images)), label
+
+
+def _hash_or_empty(path: Path) -> str:
+    try:
+        return sha256_of_file(path)
+    except OSError:
+        return ""  # missing or unreadable: reading the case says so, with a code
 
 
 def check_case(case: Case, settings: Data, seed: int = 0) -> Record:
@@ -102,7 +110,7 @@ def _describe(case: Case, settings: Data, seed: int) -> Record:
         case.patient,
         input_sha256=input_sha256,
         label_sha256=label_sha256,
-        pixels_sha256=hashlib.sha256(image.tobytes()).hexdigest(),
+        pixels_sha256=_hash_pixels(image),
         shape=tuple(int(b - a) for a, b in zip(start, stop)),
         stored_shape=loaded.image.geometry.shape,
         spacing_mm=grid.spacing_mm,
@@ -112,6 +120,14 @@ def _describe(case: Case, settings: Data, seed: int) -> Record:
         intensities=_sample_foreground(image, classes, seed),
         warnings=tuple(warnings),
     )
+
+
+def _hash_pixels(image: np.ndarray[Any, Any]) -> str:
+    """Hash shape and values as float32, so that a copy stored in another type is the same image."""
+    content = hashlib.sha256(repr(image.shape).encode())
+    for channel in image:
+        content.update(np.ascontiguousarray(channel, np.float32).data)
+    return content.hexdigest()
 
 
 def nonzero_box(image: np.ndarray[Any, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:

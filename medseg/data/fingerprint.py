@@ -74,4 +74,4 @@ def _summarise(values: np.ndarray[Any, Any]) -> Intensity:
         return Intensity(0.0, 1.0, 0.0, 1.0, 1.0)
     low, high, top = np.percentile(values, [0.5, 99.5, 99.95])
     numbers = (values.mean(), values.std() or 1.0, low, high, top)
-    return Intensity(*(round(float(number), 6) for number in numbers))
+    return Intensity(*(float(f"{number:.8g}") for number in numbers))  # a PET or ADC value may be tiny

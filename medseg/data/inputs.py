@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg.core.errors import ConfigError, DataError
+from medseg.core.errors import ConfigError
 from medseg.data.cases import Case, make_id, require_unique
-from medseg.data.layouts import channel_files, is_table, list_images, pick_channels, read_table
+from medseg.data.layouts import (
+    channel_files,
+    find_label,
+    list_folders,
+    list_images,
+    pick_or_nothing,
+)
 from medseg.data.settings import Data
+from medseg.data.tables import is_table, read_table
 from medseg.io import is_image, stem
 
 
@@ -36,14 +43,10 @@ def _find(path: Path, settings: Data) -> list[Case]:
     if list_images(path):
         files_of = channel_files(list_images(path), len(settings.channels))
         return [Case(name, files) for name, files in files_of.items()]
-    folders = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and list_images(folder)]
+    folders = [folder for folder in list_folders(path) if list_images(folder)]
     return [_find_patient(folder, settings) for folder in folders]
 
 
 def _find_patient(folder: Path, settings: Data) -> Case:
-    label = [file for file in list_images(folder) if file.match(settings.label_pattern)]
-    try:
-        images = pick_channels(folder, settings, label[0] if len(label) == 1 else None)
-    except DataError:
-        images = ()  # reported by the run, case by case
-    return Case(make_id(folder.name), images)
+    label = find_label(folder, settings)  # may lie beside the scan, and is no channel of it
+    return Case(make_id(folder.name), pick_or_nothing(folder, settings, label))

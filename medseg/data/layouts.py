@@ -6,10 +6,9 @@ it, `find(root, settings)` lists its cases. The dict's order is the order in whi
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from medseg.core.errors import ConfigError, DataError
 from medseg.core.select import suggest
 from medseg.data.cases import Case, assign_groups, confine, make_id, require_unique
 from medseg.data.settings import Data
+from medseg.data.tables import is_table, read_table
 from medseg.io import is_image, stem
 
 IMAGE_FOLDERS = ("images", "imagesTr", "image")
@@ -47,27 +47,40 @@ def find_cohort(root: Path, settings: Data) -> tuple[str, list[Case]]:
             code="UNKNOWN_NAME",
         )
     for name, layout in LAYOUTS.items():
-        if settings.layout == name or (settings.layout == "auto" and layout.sniff(root)):
+        if settings.layout in {name, "auto"} and layout.sniff(root):
             cases = assign_groups(layout.find(root, settings), settings.group_pattern)
             return name, require_unique(cases)
+    which = "no known layout of a labelled cohort fits"
     raise ConfigError(
-        "no known layout of a labelled cohort fits",
+        which if settings.layout == "auto" else f"layout `{settings.layout}` does not fit",
         hint=f"known: {', '.join(LAYOUTS)}; see docs/data.md",
         code="LAYOUT_UNKNOWN",
     )
 
 
-def channel_files(files: list[Path], n_channels: int) -> dict[str, tuple[Path, ...]]:
+def channel_files(
+    files: list[Path], n_channels: int, labelled: Container[str] = ()
+) -> dict[str, tuple[Path, ...]]:
     """Group image files by case id: `<id>_0000`, `<id>_0001`, ... are channels of one case.
 
-    A number that cannot be a channel (`scan_2021` for one channel) belongs to the id.
+    Numbers belong to the id where they cannot be channels: one of them is too high (`scan_0000` to
+    `scan_0009` for one channel), or a label has the whole name.
+
+    Args:
+        files: Images of one folder.
+        n_channels: Channels that the pipeline wants.
+        labelled: Ids that have a label.
     """
+    stems = {file: stem(file) for file in sorted(files)}
+    serial = set()
+    for name in stems.values():
+        if match := CHANNEL.search(name):
+            is_too_high = int(match.group(1)) >= n_channels
+            serial |= {CHANNEL.sub("", name)} if is_too_high or make_id(name) in labelled else set()
     grouped: dict[str, list[Path]] = {}
-    for file in sorted(files):
-        match = CHANNEL.search(stem(file))
-        numbered = match is not None and int(match.group(1)) < n_channels
-        name = CHANNEL.sub("", stem(file)) if numbered else stem(file)
-        grouped.setdefault(make_id(name), []).append(file)
+    for file, name in stems.items():
+        base = CHANNEL.sub("", name)
+        grouped.setdefault(make_id(name if base in serial else base), []).append(file)
     return {name: tuple(paths) for name, paths in grouped.items()}
 
 
@@ -96,6 +109,14 @@ def pick_channels(folder: Path, settings: Data, exclude: Path | None = None) -> 
     return tuple(picked)
 
 
+def pick_or_nothing(folder: Path, settings: Data, exclude: Path | None = None) -> tuple[Path, ...]:
+    """Return no file where `pick_channels` raises; reading the case then says why."""
+    try:
+        return pick_channels(folder, settings, exclude)
+    except DataError:
+        return ()
+
+
 def _read_dataset_json(root: Path) -> dict[str, Any]:
     try:
         tree = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
@@ -110,15 +131,26 @@ def _is_msd(root: Path) -> bool:
 
 def _find_msd(root: Path, settings: Data) -> list[Case]:
     cases = []
-    for entry in _read_dataset_json(root)["training"]:
-        image, label = confine(root, entry["image"]), confine(root, entry["label"])
+    for number, entry in enumerate(_read_dataset_json(root)["training"], start=1):
+        listed = [entry.get(key) for key in ("image", "label")] if isinstance(entry, dict) else []
+        if len(names := [name for name in listed if isinstance(name, str) and name]) != 2:
+            raise DataError(
+                f"entry {number} of `training` in dataset.json does not name an image and a label",
+                hint='an entry is {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}',
+                code="TABLE_INVALID",
+            )
+        image, label = (confine(root, name) for name in names)
         cases.append(Case(make_id(stem(image)), (image,), label))
     return cases
 
 
 def _is_nnunet(root: Path) -> bool:
-    folders = (root / "imagesTr").is_dir() and (root / "labelsTr").is_dir()
-    return folders and any(CHANNEL.search(stem(file)) for file in list_images(root / "imagesTr")[:4])
+    """An image is `<id>_0000` where its label is `<id>`; in MSD both have one name."""
+    if not ((root / "imagesTr").is_dir() and (root / "labelsTr").is_dir()):
+        return False
+    labels = {stem(file) for file in list_images(root / "labelsTr")}
+    names = (stem(file) for file in list_images(root / "imagesTr"))
+    return any(CHANNEL.search(name) and CHANNEL.sub("", name) in labels for name in names)
 
 
 def _find_nnunet(root: Path, settings: Data) -> list[Case]:
@@ -133,39 +165,35 @@ def _two_folders(root: Path) -> tuple[Path, Path] | None:
 
 def _find_folders(root: Path, settings: Data) -> list[Case]:
     folders = _two_folders(root)
-    if folders is None:
-        raise DataError(
-            f"expected one folder of {', '.join(IMAGE_FOLDERS)} and one of {', '.join(LABEL_FOLDERS)}",
-            code="LAYOUT_UNKNOWN",
-        )
-    return _pair_folders(*folders, settings)
+    return _pair_folders(*folders, settings) if folders else []
 
 
 def _pair_folders(images: Path, labels: Path, settings: Data) -> list[Case]:
     label_of = {make_id(stem(file)): file for file in list_images(labels)}
-    files_of = channel_files(list_images(images), len(settings.channels))
+    files_of = channel_files(list_images(images), len(settings.channels), label_of)
     return [Case(name, files, label_of.get(name)) for name, files in files_of.items()]
 
 
 def _is_patients(root: Path) -> bool:
-    return root.is_dir() and any(list_images(folder) for folder in _subfolders(root)[:4])
+    return root.is_dir() and any(list_images(folder) for folder in list_folders(root))
 
 
 def _find_patients(root: Path, settings: Data) -> list[Case]:
     cases = []
-    for folder in _subfolders(root):
-        files = list_images(folder)
-        labels = [file for file in files if file.match(settings.label_pattern)]
-        label = labels[0] if len(labels) == 1 else None
-        try:
-            images = pick_channels(folder, settings, label)
-        except DataError:
-            images = ()  # reported by the check, case by case
-        cases.append(Case(make_id(folder.name), images, label))
+    for folder in list_folders(root):
+        label = find_label(folder, settings)
+        cases.append(Case(make_id(folder.name), pick_or_nothing(folder, settings, label), label))
     return cases
 
 
-def _subfolders(root: Path) -> list[Path]:
+def find_label(folder: Path, settings: Data) -> Path | None:
+    """Return the one file of a patient's folder that matches the label's pattern."""
+    labels = [file for file in list_images(folder) if file.match(settings.label_pattern)]
+    return labels[0] if len(labels) == 1 else None
+
+
+def list_folders(root: Path) -> list[Path]:
+    """Return the visible folders directly in `root`."""
     return [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
 
 
@@ -174,60 +202,28 @@ def _is_bids(root: Path) -> bool:
 
 
 def _find_bids(root: Path, settings: Data) -> list[Case]:
-    cases = []
     labels = sorted(
         [*root.glob("derivatives/**/sub-*_dseg.nii*"), *root.glob("derivatives/**/sub-*_mask.nii*")]
     )
-    for subject in sorted(root.glob("sub-*")):
-        for folder in sorted({file.parent for file in subject.rglob("*.nii*")}):
-            where = folder.relative_to(root)
-            session = [part for part in where.parts if part.startswith(("sub-", "ses-"))]
-            own = [label for label in labels if set(session) <= set(label.name.split("_"))]
-            try:
-                images = pick_channels(folder, settings)
-            except DataError:
-                continue  # another modality's folder
-            name = make_id("_".join(session))
-            cases.append(Case(name, images, own[0] if len(own) == 1 else None, group=make_id(session[0])))
-    return cases
-
-
-def read_table(path: Path, channels: list[str]) -> list[Case]:
-    """Read a CSV or JSON list of cases: id, <channel names>, [label], [group].
-
-    Raises:
-        DataError: Missing columns or paths that leave the table's folder.
-    """
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows: list[dict[str, Any]] = list(csv.DictReader(stream))
-    else:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+    folders_of: dict[tuple[str, ...], list[Path]] = {}
+    for folder in sorted({file.parent for file in root.glob("sub-*/**/*.nii*")}):
+        parts = folder.relative_to(root).parts
+        session = tuple(part for part in parts if part.startswith(("sub-", "ses-")))
+        folders_of.setdefault(session, []).append(folder)
     cases = []
-    for number, row in enumerate(rows, start=1):
-        if missing := [key for key in ["id", *channels] if not row.get(key)]:
-            raise DataError(
-                f"row {number} lacks {', '.join(missing)}",
-                hint=f"columns: id, {', '.join(channels)}, [label], [group]",
-                code="TABLE_INVALID",
-            )
-        images = tuple(dict.fromkeys(confine(path.parent, row[channel]) for channel in channels))
-        label = confine(path.parent, row["label"]) if row.get("label") else None
-        cases.append(
-            Case(make_id(str(row["id"])), images, label, make_id(str(row.get("group") or row["id"])))
-        )
+    for session, folders in folders_of.items():
+        own = [label for label in labels if set(session) <= set(label.name.split("_"))]
+        found = [images for folder in folders if (images := pick_or_nothing(folder, settings))]
+        images = found[0] if len(found) == 1 else ()
+        label = own[0] if len(own) == 1 else None
+        cases.append(Case(make_id("_".join(session)), images, label, group=make_id(session[0])))
     return cases
-
-
-def is_table(path: Path) -> bool:
-    """Say whether `path` is a CSV or JSON file."""
-    return path.is_file() and path.suffix in {".csv", ".json"}
 
 
 LAYOUTS: dict[str, Layout] = {
     "table": Layout(is_table, lambda root, settings: read_table(root, list(settings.channels))),
+    "nnunet": Layout(_is_nnunet, _find_nnunet),  # before MSD: nnU-Net 1 wrote the same dataset.json
     "msd": Layout(_is_msd, _find_msd),
-    "nnunet": Layout(_is_nnunet, _find_nnunet),
     "folders": Layout(lambda root: _two_folders(root) is not None, _find_folders),
     "bids": Layout(_is_bids, _find_bids),
     "patients": Layout(_is_patients, _find_patients),

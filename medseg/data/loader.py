@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from medseg.core.errors import ConfigError
 from medseg.data.augment import apply_spatial, augment_intensity, draw_spatial
 from medseg.data.plan import Plan
 from medseg.data.settings import Augment
@@ -67,6 +68,7 @@ class Patches(Dataset[Sample]):
     def _apply_extra(
         self, rng: np.random.Generator, image: NDArray[np.float32], label: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Raises ConfigError where a transform changes the shape or invents a label."""
         if not self.extra:
             return image, label
         pair: dict[str, Any] = {"image": torch.from_numpy(image), "label": torch.from_numpy(label)[None]}
@@ -74,10 +76,20 @@ class Patches(Dataset[Sample]):
             if hasattr(transform, "set_random_state"):
                 transform.set_random_state(seed=int(rng.integers(2**31)))
             pair = transform(pair)
-        return (
-            np.ascontiguousarray(torch.as_tensor(pair["image"]).numpy(), dtype=np.float32),
-            np.ascontiguousarray(torch.as_tensor(pair["label"])[0].round().numpy().astype(np.uint8)),
-        )
+        image_out, label_out = (np.asarray(torch.as_tensor(pair[key])) for key in ("image", "label"))
+        if image_out.shape != image.shape or label_out.shape != (1, *label.shape):
+            raise ConfigError(
+                f"augment.extra turns a patch of shape {image.shape} into {image_out.shape}",
+                hint="name transforms that keep the shape",
+                code="TRANSFORM_SHAPE",
+            )
+        if not np.isin(label_out, [0, *np.unique(label)]).all():
+            raise ConfigError(
+                "augment.extra interpolates the label: values appear that were not there",
+                hint="give the transform `mode: nearest` for the label, or `keys: [image]`",
+                code="TRANSFORM_LABELS",
+            )
+        return np.ascontiguousarray(image_out, np.float32), np.ascontiguousarray(label_out[0], np.uint8)
 
 
 def draw_centre(
@@ -89,16 +101,17 @@ def draw_centre(
     the patch lies inside the case; an axis shorter than the patch is centred. In 2D on a volume the
     last axis picks the slice.
     """
+    shape, patch = np.array(case.shape), np.array(plan.patch)
+    half = patch // 2
+    last = shape - patch + half
     if on_foreground and case.points:
         labels = sorted(case.points)
         points = case.points[labels[int(rng.integers(len(labels)))]]
         centre = points[int(rng.integers(len(points)))].astype(np.int64)
     else:
-        centre = np.array([int(rng.integers(n)) for n in case.shape])
-    shape, patch = np.array(case.shape), np.array(plan.patch)
-    half = patch // 2
+        centre = rng.integers(half, np.maximum(last, half) + 1)
     # Keep the patch inside; where the case is shorter than the patch, centre it.
-    return np.where(shape <= patch, shape // 2, np.clip(centre, half, shape - patch + half))
+    return np.where(last <= half, shape // 2, np.clip(centre, half, last))
 
 
 def open_loader(
@@ -112,7 +125,16 @@ def open_loader(
         workers: Processes that make patches; 0 makes them in this one.
         share: (rank, world): this rank makes every world-th sample of a batch.
         pin: Whether to put batches into page-locked memory, for a GPU.
+
+    Raises:
+        ConfigError: A batch has fewer samples than there are ranks.
     """
+    if batch_size < share[1]:
+        raise ConfigError(
+            f"a batch of {batch_size} cannot be shared by {share[1]} processes",
+            hint="set grid.batch_size to a multiple of the number of processes",
+            code="BATCH_TOO_SMALL",
+        )
     sampler = _Indices(batch_size, share)
     loader = DataLoader(
         patches,

@@ -1,9 +1,9 @@
 """Synthetic patients: scans whose labels cannot be told apart by intensity alone.
 
 Two kinds. `ct`: a body with an organ (label 1) that holds lesions (label 2), anisotropic voxels, HU.
-Unlabelled look-alikes have the organ's and the lesion's intensities elsewhere, so a threshold finds
-them too; position and shape decide. `xray`: two dark lungs (label 1) in a bright chest, beside dark
-background and a dark bowel.
+An unlabelled double, larger than the organ, has its intensity and lesions of its own on the other side,
+so a threshold finds both; position decides. `xray`: two dark lungs (label 1) in a bright chest, amid a
+background and a bowel as dark as they are. No window of intensities scores a Dice above 0.6.
 """
 
 from __future__ import annotations
@@ -61,9 +61,10 @@ def make_ct(rng: np.random.Generator) -> tuple[Volume, Labels]:
     hu[_ellipsoid(middle + (0, -24, 0), (8, 8, 100))] = BONE
     # The organ lies on the patient's right (high i); its double on the left is not labelled.
     organ_at = middle + rng.uniform(-4, 4, 3) + (22, 4, 0)
-    organ = _ellipsoid(organ_at, np.array([20.0, 22.0, 26.0]) * rng.uniform(0.85, 1.1, 3)) & body
+    radius = np.array([19.0, 21.0, 25.0]) * rng.uniform(0.85, 1.1, 3)
+    organ = _ellipsoid(organ_at, radius) & body
     double_at = middle + rng.uniform(-4, 4, 3) + (-24, 2, 0)
-    double = _ellipsoid(double_at, np.array([18.0, 20.0, 24.0]) * rng.uniform(0.85, 1.1, 3)) & body & ~organ
+    double = _ellipsoid(double_at, radius * rng.uniform(1.12, 1.22, 3)) & body & ~organ
     hu[organ | double] = ORGAN
     lesion = np.zeros(SHAPE, bool)
     for at in (organ_at, double_at):
@@ -103,12 +104,12 @@ def make_xray(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.u
     def disc(at: tuple[float, float], radius: tuple[float, float]) -> NDArray[np.bool_]:
         return np.asarray(((row - at[0]) / radius[0]) ** 2 + ((column - at[1]) / radius[1]) ** 2 <= 1)
 
-    gray = np.where(disc((72, 55.5), (70, 52)), 150.0, 30.0)
+    gray = np.where(disc((72, 55.5), (70, 50)), 150.0, 70.0)
     top = 55 + rng.uniform(-5, 5)
     right = disc((top, 33 + rng.uniform(-3, 3)), (36 + rng.uniform(-4, 4), 15 + rng.uniform(-2, 2)))
     left = disc((top, 79 + rng.uniform(-3, 3)), (34 + rng.uniform(-4, 4), 14 + rng.uniform(-2, 2)))
     gray[right | left] = 70
-    gray[disc((112, 66 + rng.uniform(-8, 8)), (8, 14))] = 70  # bowel gas: lung's intensity, not lung
+    gray[disc((112, 66 + rng.uniform(-8, 8)), (11, 28))] = 70  # bowel gas: lung's intensity, not lung
     gray[:, 52:60] = 190  # spine
     ribs = (np.sin(row / 4.0 + np.abs(column - 55) / 12) > 0.8) & disc((64, 55.5), (60, 48))
     gray[ribs] += 35

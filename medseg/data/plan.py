@@ -9,11 +9,12 @@ device at hand, a CPU included.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from medseg.core.errors import DataError
 from medseg.data.fingerprint import Fingerprint
 from medseg.data.settings import Data, Grid
 
@@ -67,7 +68,18 @@ class Plan:
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Plan:
-        """Rebuild a plan from plan.json."""
+        """Rebuild a plan from plan.json.
+
+        Raises:
+            DataError: It lacks an entry, or has one that this version does not know.
+        """
+        names = {field.name for field in fields(cls)}
+        if differing := names ^ set(tree):
+            raise DataError(
+                f"plan.json does not fit this version: {', '.join(sorted(differing))}",
+                hint="plan again in a new folder, or use the version that wrote it",
+                code="PLAN_INVALID",
+            )
         values = {key: _freeze(value) for key, value in tree.items() if key != "reasons"}
         values["normalization"] = tuple(Normalization(**entry) for entry in tree["normalization"])
         return cls(**values, reasons=dict(tree["reasons"]))
@@ -176,8 +188,14 @@ def _choose_patch(
 
 
 def _multiple(edge: int) -> int:
-    """Return the largest power of two <= 16 that leaves at least MIN_EDGE voxels after division."""
-    return int(max(m for m in (1, 2, 4, 8, 16) if m == 1 or edge / m >= MIN_EDGE))
+    """Return the largest power of two that leaves at least MIN_EDGE voxels after division.
+
+    It is what the network divides the edge by, so that no level is padded.
+    """
+    multiple = 1
+    while edge / (2 * multiple) >= MIN_EDGE and multiple < 2 ** (MAX_LEVELS - 1):
+        multiple *= 2
+    return multiple
 
 
 def choose_topology(

@@ -30,6 +30,7 @@ from medseg.data.preprocess import Placement
 from medseg.io import write_labels
 
 BLOCK = 32  # edge of a compressed block in voxels: a patch touches few of them, each still packs well
+ARRAYS = ("image.b2nd", "label.b2nd")
 POINTS = 500  # foreground voxels kept per class, to centre patches on
 
 
@@ -90,9 +91,11 @@ GRIDS = ("original", "canonical", "grid")
 
 
 def is_stored(store: Path, case_id: str, key: str) -> bool:
-    """Say whether the case is there, made from the same input with the same settings."""
-    path = store / case_id / "case.json"
-    return path.exists() and read_json(path).get("key") == key
+    """Say whether the case is there, whole, made from the same input with the same settings."""
+    folder = store / case_id
+    if not all((folder / name).exists() for name in ("case.json", *ARRAYS)):
+        return False
+    return StoredCase(folder).entry.get("key") == key
 
 
 def write_case(

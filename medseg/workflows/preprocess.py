@@ -74,7 +74,7 @@ def preprocess(
     make_folder(run.store)
     usable = {record.id: record for record in cohort.usable}
     if run.is_trained:
-        _refuse_changes(run, [name for name, record in usable.items() if not is_stored(run.store, name, make_key(record, plan, config.data))])
+        _refuse_changes(run, {name: _make_key(record, plan, config.data) for name, record in usable.items()})
     _remove_strangers(run, usable)
     work = partial(_preprocess_case, plan=plan, data=config.data, store=run.store)
     items = [(cohort.cases[name], record) for name, record in usable.items()]
@@ -90,14 +90,7 @@ def preprocess(
 
 def _preprocess_case(item: tuple[Case, Record], *, plan: Plan, data: Data, store: Path) -> CaseResult:
     case, record = item
-    key = sha256_of(
-        [
-            preprocessing_key(plan, class_values(data)),
-            record.input_sha256,
-            record.label_sha256,
-            data.model_dump(mode="json", include={"label_map"}),
-        ]
-    )
+    key = _make_key(record, plan, data)
     if is_stored(store, case.id, key):
         return CaseResult(case.id, "skipped")
     try:
@@ -111,6 +104,30 @@ def _preprocess_case(item: tuple[Case, Record], *, plan: Plan, data: Data, store
     reference = Labels(to_stored(loaded.classes.array, data), loaded.image.geometry)
     write_case(store / case.id, key, (image, classes), placement, reference, case.images[0])
     return CaseResult(case.id, "done")
+
+
+def _make_key(record: Record, plan: Plan, data: Data) -> str:
+    """Hash all that a stored case depends on."""
+    return sha256_of(
+        [
+            preprocessing_key(plan, class_values(data)),
+            record.input_sha256,
+            record.label_sha256,
+            data.model_dump(mode="json", include={"label_map"}),
+        ]
+    )
+
+
+def _refuse_changes(run: RunFolder, keys: dict[str, str]) -> None:
+    """Refuse other content of a case that a training has seen; a case that was lost may come back."""
+    there = {name: key for name, key in keys.items() if (run.store / name / "case.json").exists()}
+    changed = [name for name, key in there.items() if not is_stored(run.store, name, key)]
+    if changed:
+        raise ConfigError(
+            f"{len(changed)} cases changed after training began: {', '.join(changed[:8])}",
+            hint="use another output folder, or the old data",
+            code="DATA_CHANGED",
+        )
 
 
 def _remove_strangers(run: RunFolder, usable: dict[str, Record]) -> None:

@@ -48,9 +48,7 @@ def test_the_tree_is_the_documented_one(tiny_run: Path, held_out: list[str]):
 
 
 def test_files_and_folders_are_the_owners_alone(tiny_run: Path):
-    modes = {
-        (path.is_dir(), stat.S_IMODE(path.stat().st_mode)) for path in (tiny_run, *tiny_run.rglob("*"))
-    }
+    modes = {(path.is_dir(), stat.S_IMODE(path.stat().st_mode)) for path in (tiny_run, *tiny_run.rglob("*"))}
     assert modes == {(True, 0o700), (False, 0o600)}
 
 
@@ -60,14 +58,18 @@ def test_stdout_is_one_document_and_equals_report_json(tiny_run: Path):
 
 def test_report_has_the_contracts_shape(tiny_run: Path):
     report = read(tiny_run / "report.json")
-    assert {"schema", "command", "version", "exit_code", "cases", "summary", "mlflow", "metrics"} <= set(report)
+    assert {"schema", "command", "version", "exit_code", "cases", "summary", "mlflow", "metrics"} <= set(
+        report
+    )
     assert (report["schema"], report["command"], report["exit_code"]) == (1, "run", 0)
     assert [case["id"] for case in report["cases"]] == sorted(IDS)
     for case in report["cases"]:
         keys = {"id", "status", "code", "message", "hint", "warnings", "outputs", "seconds"}
         assert set(case) == keys and case["status"] == "done"
     assert report["summary"]["done"] == 6
-    assert {"skipped", "rejected", "failed", "seconds", "cpu_seconds", "peak_rss_mb"} <= set(report["summary"])
+    assert {"skipped", "rejected", "failed", "seconds", "cpu_seconds", "peak_rss_mb"} <= set(
+        report["summary"]
+    )
 
 
 def test_metrics_are_the_same_in_report_and_evaluation(tiny_run: Path):
@@ -100,14 +102,27 @@ def test_checksums_list_every_other_file_of_the_model(tiny_run: Path):
 
 
 def test_sidecars_have_the_contracts_keys(tiny_run: Path, held_out: list[str]):
-    keys = {"id", "input_sha256", "model_sha256", "settings", "versions", "grid", "labels", "warnings", "trust"}
+    keys = {
+        "id",
+        "input_sha256",
+        "model_sha256",
+        "settings",
+        "versions",
+        "grid",
+        "labels",
+        "warnings",
+        "trust",
+    }
     for name in held_out:
         sidecar = read(tiny_run / f"predictions/fold_0/{name}.json")
         assert set(sidecar) == keys
         assert sidecar["id"] == name and sidecar["trust"] is None
         assert set(sidecar["grid"]) == {"shape", "spacing_mm", "affine"}
         assert sidecar["grid"]["shape"] == [20, 18, 10]
-        assert {label: row["name"] for label, row in sidecar["labels"].items()} == {"1": "organ", "2": "lesion"}
+        assert {label: row["name"] for label, row in sidecar["labels"].items()} == {
+            "1": "organ",
+            "2": "lesion",
+        }
 
 
 def test_sidecars_hold_neither_paths_nor_times(tiny_run: Path, held_out: list[str]):
