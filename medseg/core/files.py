@@ -145,7 +145,11 @@ def _is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True  # not Linux
+    return state != "Z"  # a zombie: in a container nobody may ever collect it
 
 
 def _flush(path: Path) -> None:

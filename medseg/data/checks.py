@@ -126,7 +126,7 @@ def _hash_pixels(image: np.ndarray[Any, Any]) -> str:
     """Hash shape and values as float32, so that a copy stored in another type is the same image."""
     content = hashlib.sha256(repr(image.shape).encode())
     for channel in image:
-        content.update(np.ascontiguousarray(channel, np.float32).data)
+        content.update(np.ascontiguousarray(channel, np.float32).ravel().data)
     return content.hexdigest()
 
 

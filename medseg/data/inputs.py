@@ -42,7 +42,7 @@ def _find(path: Path, settings: Data) -> list[Case]:
         return [Case(make_id(stem(path)), (path,))]
     if list_images(path):
         files_of = channel_files(list_images(path), len(settings.channels))
-        return [Case(name, files) for name, files in files_of.items()]
+        return [Case(name, files) for name, files in files_of]
     folders = [folder for folder in list_folders(path) if list_images(folder)]
     return [_find_patient(folder, settings) for folder in folders]
 

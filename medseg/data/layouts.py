@@ -60,8 +60,8 @@ def find_cohort(root: Path, settings: Data) -> tuple[str, list[Case]]:
 
 def channel_files(
     files: list[Path], n_channels: int, labelled: Container[str] = ()
-) -> dict[str, tuple[Path, ...]]:
-    """Group image files by case id: `<id>_0000`, `<id>_0001`, ... are channels of one case.
+) -> list[tuple[str, tuple[Path, ...]]]:
+    """Return case ids with their image files: `<id>_0000`, `<id>_0001`, ... are channels of one case.
 
     Numbers belong to the id where they cannot be channels: one of them is too high (`scan_0000` to
     `scan_0009` for one channel), or a label has the whole name.
@@ -77,11 +77,13 @@ def channel_files(
         if match := CHANNEL.search(name):
             is_too_high = int(match.group(1)) >= n_channels
             serial |= {CHANNEL.sub("", name)} if is_too_high or make_id(name) in labelled else set()
-    grouped: dict[str, list[Path]] = {}
+    grouped: dict[tuple[str, str], list[Path]] = {}
     for file, name in stems.items():
         base = CHANNEL.sub("", name)
-        grouped.setdefault(make_id(name if base in serial else base), []).append(file)
-    return {name: tuple(paths) for name, paths in grouped.items()}
+        whole = base if name != base and base not in serial else name
+        # By name as well as id: two files that only become one id are two cases, and refused as such.
+        grouped.setdefault((make_id(whole), file.name.replace(name, whole)), []).append(file)
+    return [(case_id, tuple(paths)) for (case_id, _), paths in grouped.items()]
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -169,9 +171,15 @@ def _find_folders(root: Path, settings: Data) -> list[Case]:
 
 
 def _pair_folders(images: Path, labels: Path, settings: Data) -> list[Case]:
-    label_of = {make_id(stem(file)): file for file in list_images(labels)}
+    label_of: dict[str, Path] = {}
+    for file in list_images(labels):
+        if (name := make_id(stem(file))) in label_of:
+            raise DataError(
+                f"two labels have the id `{name}`", hint="rename or remove one of them", code="DUPLICATE_ID"
+            )
+        label_of[name] = file
     files_of = channel_files(list_images(images), len(settings.channels), label_of)
-    return [Case(name, files, label_of.get(name)) for name, files in files_of.items()]
+    return [Case(name, files, label_of.get(name)) for name, files in files_of]
 
 
 def _is_patients(root: Path) -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from medseg.core.settings import Count, Positive, Settings, Share
+
+
+def _read_off(value: Any) -> Any:
+    return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
 
 
 class Train(Settings):
@@ -22,7 +26,7 @@ class Train(Settings):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99  # 0 switches it off
     clip_norm: Positive = 12.0
     foreground_share: Share = 1 / 3
-    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    amp: Annotated[Literal["auto", "off", "bf16", "fp16"], BeforeValidator(_read_off)] = "auto"
     validate_every: Count = 10  # epochs
     validate_cases: Annotated[int, Field(ge=0)] = 8
     early_stop_epochs: Count | None = None

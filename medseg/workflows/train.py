@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from medseg.config import Config
 from medseg.core.errors import ConfigError
@@ -15,7 +17,8 @@ from medseg.core.select import select
 from medseg.data.loader import Patches, open_loader
 from medseg.data.plan import Plan
 from medseg.data.store import StoredCase
-from medseg.inference.network import build_network, choose_device
+from medseg.inference.model import load_model
+from medseg.inference.network import build_network, choose_device, copy_weights
 from medseg.losses import LOSSES, deep_supervised
 from medseg.models import MODELS
 from medseg.postprocess import POSTPROCESS
@@ -85,14 +88,25 @@ def train_fold(
     progress: Progress,
     tracker: Tracker,
     max_minutes: float | None = None,
+    init_from: Path | None = None,
 ) -> None:
-    """Train one fold, or go on where its checkpoint is, and write its weights into RUN/model."""
+    """Train one fold, or go on where its checkpoint is, and write its weights into RUN/model.
+
+    Args:
+        config: The task.
+        run: A preprocessed run.
+        number: The fold.
+        progress: Told after each epoch.
+        tracker: Gets the metrics of each epoch.
+        max_minutes: Train for about this long instead of `train.epochs`.
+        init_from: A model whose weights to start from, where they fit.
+    """
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     fold = load_fold(run, config, number)
     device = choose_device(config.device)
     folder = make_folder(run.fold(number))
     with process_group(device) as share:
-        state, job = _set_up(config, fold, device, share)
+        state, job = _set_up(config, fold, device, share, init_from)
         fingerprint = fold.fingerprint(config)
         if (folder / "checkpoint.pt").exists():
             load_checkpoint(folder / "checkpoint.pt", state, fingerprint)
@@ -108,12 +122,14 @@ def train_fold(
 
 
 def _set_up(
-    config: Config, fold: Fold, device: torch.device, share: tuple[int, int]
+    config: Config, fold: Fold, device: torch.device, share: tuple[int, int], init_from: Path | None
 ) -> tuple[TrainState, Job]:
     torch.manual_seed(config.seed * 1_000_003 + 7919 * fold.number)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     network = build_network(config.model, fold.plan, len(config.data.channels), len(config.data.labels) + 1)
+    if init_from:
+        copy_weights(load_model(init_from, device).networks[0], network)
     dtype = choose_precision(config.train.amp, device)
     state = start_state(
         network.to(device), config.train, device, uses_scaler=device.type == "cuda" and dtype is torch.float16
@@ -159,6 +175,8 @@ def _settle_epochs(
     run: RunFolder, number: int, state: TrainState, job: Job, max_minutes: float | None
 ) -> Job:
     """Turn a time budget into epochs once, and store the number before it is used."""
+    if max_minutes is not None and dist.is_initialized():
+        raise ConfigError("--max-minutes would differ between ranks", hint="set train.epochs instead")
     path = run.fold(number) / "budget.json"
     if path.exists():
         epochs = int(read_json(path)["epochs"])

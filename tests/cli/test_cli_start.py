@@ -11,6 +11,7 @@ from medseg import __version__
 from tests.tiny import medseg
 
 HEAVY = ("torch", "monai", "mlflow", "SimpleITK", "scipy", "matplotlib")
+VERBS = ("check", "plan", "preprocess", "train", "run", "infer", "evaluate", "phantom", "list")
 PROBE = """
 import sys
 from medseg.cli import main
