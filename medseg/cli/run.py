@@ -73,6 +73,9 @@ def train(
     ],
     fold: o.Fold = "0",
     max_minutes: o.MaxMinutes = None,
+    init_from: Annotated[
+        Path | None, typer.Option("--init-from", help="Start from a model's weights.", show_default=False)
+    ] = None,
     tracking: o.Tracking = True,
     json: o.Json = False,
     verbose: o.Verbose = 0,
@@ -100,9 +103,11 @@ def train(
             progress=progress,
             report=report,
             max_minutes=max_minutes,
+            init_from=init_from,
             is_tracked=tracking,
         )
-        show_results(report, run, progress)
+        if "metrics" in report.extra:
+            show_results(report, run, progress)
 
 
 def parse_folds(text: str, count: int) -> list[int]:

@@ -24,3 +24,8 @@ def process_group(device: torch.device) -> Iterator[tuple[int, int]]:
         yield dist.get_rank(), world
     finally:
         dist.destroy_process_group()
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes files: rank 0 of a torchrun job, or the only one."""
+    return os.environ.get("RANK", "0") == "0"

@@ -23,6 +23,7 @@ from medseg.io import read_labels
 from medseg.metrics import CaseMetrics, rows
 from medseg.tracking.overlay import draw_overlay, pick_cases
 from medseg.tracking.store import Tracker, start_run
+from medseg.train.distributed import is_main_process
 from medseg.workflows.evaluate import evaluate
 from medseg.workflows.model_folder import write_model
 from medseg.workflows.parallel import Workers
@@ -69,15 +70,26 @@ def train_and_evaluate(
     progress: Progress,
     report: Report,
     max_minutes: float | None = None,
+    init_from: Path | None = None,
     is_tracked: bool = True,
 ) -> None:
     """Train folds of a preprocessed run, predict what each held out, and evaluate."""
-    tracker = open_tracker(config, folder, is_tracked=is_tracked)
+    tracker = open_tracker(config, folder, is_tracked=is_tracked and is_main_process())
     report.mlflow = {"run_id": tracker.run_id, "url": tracker.url} if tracker.run_id else None
     status = "FAILED"
     try:
         for fold in folds:
-            train_fold(config, folder, fold, progress=progress, tracker=tracker, max_minutes=max_minutes)
+            train_fold(
+                config,
+                folder,
+                fold,
+                progress=progress,
+                tracker=tracker,
+                max_minutes=max_minutes,
+                init_from=init_from,
+            )
+        if not is_main_process():
+            return
         cases = score(config, folder, folds, progress=progress, report=report)
         track_results(config, folder, cases, report, tracker)
         status = "FINISHED"
