@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -19,6 +20,10 @@ from medseg.data.preprocess import preprocess_classes, preprocess_image
 from medseg.data.settings import Augment, Channel, Data
 from medseg.data.store import StoredCase, write_case
 from medseg.io import write_labels, write_volume
+
+# No deadline: a busy machine is slow. The same examples every time: a failure is there for everybody.
+settings.register_profile("medseg", deadline=None, derandomize=True)
+settings.load_profile("medseg")
 
 Storage = tuple[tuple[int, int, int], tuple[bool, bool, bool]]  # axes permuted, then flipped
 

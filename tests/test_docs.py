@@ -28,6 +28,7 @@ TINY = {
     "model.options.features": "[4,4,4,4,4,4]",
     "infer.overlap": 0,
     "workers": 1,
+    "threads": 1,  # the cores may be shared
 }
 PREAMBLE = f"""set -euo pipefail
 tiny="{" ".join(f"--set {key}={value}" for key, value in TINY.items())}"
@@ -35,6 +36,7 @@ medseg() {{
     case "$1" in
         check) command medseg "$@" $tiny ;;
         run) command medseg "$@" $tiny --no-tracking ;;
+        infer) command medseg "$@" --threads 1 ;;
         *) command medseg "$@" ;;
     esac
 }}

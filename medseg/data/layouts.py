@@ -77,13 +77,15 @@ def channel_files(
         if match := CHANNEL.search(name):
             is_too_high = int(match.group(1)) >= n_channels
             serial |= {CHANNEL.sub("", name)} if is_too_high or make_id(name) in labelled else set()
-    grouped: dict[tuple[str, str], list[Path]] = {}
+    grouped: dict[tuple[str, bool, str], list[Path]] = {}
     for file, name in stems.items():
         base = CHANNEL.sub("", name)
-        whole = base if name != base and base not in serial else name
-        # By name as well as id: two files that only become one id are two cases, and refused as such.
-        grouped.setdefault((make_id(whole), file.name.replace(name, whole)), []).append(file)
-    return [(case_id, tuple(paths)) for (case_id, _), paths in grouped.items()]
+        is_channel = name != base and base not in serial
+        whole = base if is_channel else name
+        # By full name too: files that are no channels of each other, but become one id, are refused later.
+        key = (make_id(whole), is_channel, file.name.replace(name, whole, 1))
+        grouped.setdefault(key, []).append(file)
+    return [(case_id, tuple(paths)) for (case_id, *_), paths in grouped.items()]
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -58,10 +58,13 @@ def preprocess_image(volume: Volume, plan: Plan) -> tuple[NDArray[np.float16], P
     start, stop = nonzero_box(array)
     box = tuple(slice(a, b) for a, b in zip(start, stop))
     cropped = canonical.crop(start, stop)
-    shape = target_shape(cropped, plan.spacing_mm)
+    target_mm = plan.spacing_mm
+    if plan.dims == 2:  # slices are seen one by one: none is made up between two others
+        target_mm = (*target_mm[:2], cropped.spacing_mm[2])
+    shape = target_shape(cropped, target_mm)
     image = normalize(array[(slice(None), *box)], plan.normalization)
     if shape != cropped.shape:
-        orders = choose_orders(cropped.spacing_mm, plan.spacing_mm)
+        orders = choose_orders(cropped.spacing_mm, target_mm)
         image = resample_image(image, shape, orders=orders)
     placement = Placement(volume.geometry, canonical, start, stop, cropped.resample(shape))
     limit = float(np.finfo(np.float16).max)
@@ -111,6 +114,7 @@ def preprocessing_key(plan: Plan, labels: Sequence[int]) -> str:
     return sha256_of(
         {
             "version": VERSION,
+            "dims": plan.dims,
             "spacing_mm": plan.spacing_mm,
             "normalization": normalization,
             "labels": list(labels),

@@ -166,10 +166,13 @@ def _verify(folder: Path) -> None:
             hint="run train again",
             code="MODEL_DAMAGED",
         )
-    for line in sums.read_text(encoding="utf-8").splitlines():
-        expected, _, name = line.partition("  ")
+    lines = sums.read_bytes().decode(errors="replace").splitlines()
+    listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    # What is loaded must be listed: a file put beside the others is not the model's.
+    needed = {"model.json", "plan.json", *(path.name for path in folder.glob("weights_fold_*.safetensors"))}
+    for name in sorted(listed.keys() | needed):
         path = folder / Path(name).name
-        if not path.is_file() or sha256_of_file(path) != expected:
+        if not path.is_file() or sha256_of_file(path) != listed.get(name):
             raise CheckpointError(
                 f"{Path(name).name} does not match its checksum",
                 hint="copy the model folder again",

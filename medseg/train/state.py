@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,16 @@ from medseg.core.files import write_bytes
 from medseg.train.settings import Train
 
 SCHEMA = 1
+# What a damaged archive raises, from its table of contents to the pickle in it.
+UNREADABLE = (
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    struct.error,
+)
 
 
 @dataclass
@@ -119,8 +131,12 @@ def load_checkpoint(path: Path, state: TrainState, fingerprint: str) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        # torch checks no CRC of what it unpickles: damaged bytes could be read as other numbers.
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(damaged)
         tree = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(
             "the checkpoint cannot be read",
             hint="delete it to start this fold again",

@@ -102,7 +102,9 @@ def test_a_builder_with_a_new_name_keeps_its_own_options():
     assert config.model == Builder(name="segresnet", options={"depth": 3})
 
 
-@pytest.mark.parametrize("setting", ["model.options.dropout=0.2", "model={name: unet, options: {dropout: 0.2}}"])
+@pytest.mark.parametrize(
+    "setting", ["model.options.dropout=0.2", "model={name: unet, options: {dropout: 0.2}}"]
+)
 def test_a_builder_of_the_same_name_keeps_the_other_options(setting):
     assert resolve(PIPELINE, None, [setting]).model.options == {"features": [8, 16], "dropout": 0.2}
 
@@ -183,7 +185,9 @@ def test_what_is_saved_is_loaded_again(tmp_path):
 
 @pytest.mark.parametrize("text", ["1e3", "1e-3", "007", "null", "yes", "2024-01-01", "a: b", "Ω\n"])
 def test_text_that_looks_like_something_else_is_loaded_again(tmp_path, text):
-    config = PIPELINE.model_copy(update={"licence": text, "split": PIPELINE.split.model_copy(update={"test_ids": (text,)})})
+    config = PIPELINE.model_copy(
+        update={"licence": text, "split": PIPELINE.split.model_copy(update={"test_ids": (text,)})}
+    )
     save(config, tmp_path / "config.yaml")
     assert load(tmp_path / "config.yaml") == config
 
@@ -248,7 +252,9 @@ def test_data_that_cannot_be_meant_is_refused(change):
         parse(tree)
 
 
-@pytest.mark.parametrize("setting", ["augment.noise_variance=[-0.1, 0.1]", "augment.rotate_p=1.5", "split.folds=1"])
+@pytest.mark.parametrize(
+    "setting", ["augment.noise_variance=[-0.1, 0.1]", "augment.rotate_p=1.5", "split.folds=1"]
+)
 def test_a_setting_out_of_its_range_is_refused(setting):
     assert refuse(setting).exit_code == 2
 

@@ -3,6 +3,7 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -96,7 +97,9 @@ def test_the_temporary_name_keeps_the_suffixes_and_is_hidden(tmp_path):
 
 def test_content_reaches_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     flushed = []
-    monkeypatch.setattr(files, "_flush", lambda path: flushed.append((path.name, (tmp_path / "case").exists())))
+    monkeypatch.setattr(
+        files, "_flush", lambda path: flushed.append((path.name, (tmp_path / "case").exists()))
+    )
     with atomic_path(tmp_path / "case") as temporary:
         make_folder(temporary)
         (temporary / "inside").write_text("a")
@@ -150,6 +153,33 @@ def test_sweep_keeps_whole_files(tmp_path, dead_pid):
     (tmp_path / ".part-of-something").write_text("a")
     sweep(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"whole", ".part-of-something"}
+
+
+@pytest.fixture
+def zombie_pid():
+    """A process that has ended, and that its parent has not collected."""
+    with subprocess.Popen([sys.executable, "-c", "print()"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        yield process.pid
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells zombies from the living, in /proc")
+def test_sweep_removes_what_a_zombie_left(tmp_path, zombie_pid):
+    part = leave(tmp_path, zombie_pid)
+    sweep(tmp_path)
+    assert not part.exists()
+
+
+def test_without_proc_a_known_process_counts_as_alive(tmp_path, monkeypatch):
+    def missing(path):
+        raise FileNotFoundError
+
+    part = leave(tmp_path, os.getpid())
+    monkeypatch.setattr(Path, "read_text", missing)
+    sweep(tmp_path)
+    assert part.exists()
 
 
 def test_sweep_removes_folders_too(tmp_path, dead_pid):

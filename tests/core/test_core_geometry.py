@@ -41,7 +41,9 @@ def test_voxel_volume_is_the_product_of_the_spacing():
 
 
 def test_direction_columns_are_unit_vectors():
-    assert np.allclose(of_columns((0, 2, 0), (-3, 0, 0), (0, 0, 5)).direction, [[0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    assert np.allclose(
+        of_columns((0, 2, 0), (-3, 0, 0), (0, 0, 5)).direction, [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    )
 
 
 def test_orientation_letters_name_the_side_an_axis_points_to():

@@ -13,7 +13,9 @@ def touch(root, *names):
 
 
 def listed(*paths, n_channels=1):
-    return {case.id: [file.name for file in case.images] for case in find_inputs(paths, make_data(n_channels))}
+    return {
+        case.id: [file.name for file in case.images] for case in find_inputs(paths, make_data(n_channels))
+    }
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha", ".png", ".tif", ".tiff"])
@@ -33,7 +35,9 @@ def test_numbered_files_are_channels(tmp_path):
 
 
 def test_a_folder_of_folders_is_a_case_a_patient(tmp_path):
-    touch(tmp_path, "p1/x_c0.nii.gz", "p1/x_c1.nii.gz", "p2/x_c1.nii.gz", "p2/x_c0.nii.gz", ".cache/c0.nii.gz")
+    touch(
+        tmp_path, "p1/x_c0.nii.gz", "p1/x_c1.nii.gz", "p2/x_c1.nii.gz", "p2/x_c0.nii.gz", ".cache/c0.nii.gz"
+    )
     files = ["x_c0.nii.gz", "x_c1.nii.gz"]
     assert listed(tmp_path, n_channels=2) == {"p1": files, "p2": files}
 

@@ -181,7 +181,11 @@ def test_an_nnunet_image_without_a_label_is_listed_without_one(tmp_path):
         (["a_0000.nii", "a_0001.nii"], 2, {"a": 2}),
         (["a_0000.nii", "b_0000.nii"], 1, {"a": 1, "b": 1}),
         (["scan_2021.nii"], 1, {"scan_2021": 1}),
-        (["scan_0000.nii", "scan_0001.nii", "scan_0002.nii"], 1, {"scan_0000": 1, "scan_0001": 1, "scan_0002": 1}),
+        (
+            ["scan_0000.nii", "scan_0001.nii", "scan_0002.nii"],
+            1,
+            {"scan_0000": 1, "scan_0001": 1, "scan_0002": 1},
+        ),
         (["a_0000.nii", "a_0001.nii", "a_0002.nii"], 2, {"a_0000": 1, "a_0001": 1, "a_0002": 1}),
         (["a.nii"], 1, {"a": 1}),
         (["a_000.nii", "a_00001.nii"], 2, {"a_000": 1, "a_00001": 1}),
@@ -207,7 +211,10 @@ def test_images_and_labels_are_paired_by_name_across_formats(tmp_path):
 def test_numbered_pictures_with_labels_of_the_same_number_are_cases(tmp_path):
     touch(tmp_path, *[f"{folder}/x_000{n}.png" for folder in ("images", "masks") for n in range(2)])
     _, names = listed(tmp_path, n_channels=2)
-    assert {name: label for name, (_, label) in names.items()} == {"x_0000": "x_0000.png", "x_0001": "x_0001.png"}
+    assert {name: label for name, (_, label) in names.items()} == {
+        "x_0000": "x_0000.png",
+        "x_0001": "x_0001.png",
+    }
 
 
 def test_hidden_files_and_other_files_are_no_cases(tmp_path):
@@ -293,7 +300,12 @@ def test_bids_subject_1_does_not_get_the_label_of_subject_10(tmp_path):
 
 
 def test_bids_folders_of_another_modality_are_passed_over(tmp_path):
-    touch(tmp_path, "sub-1/anat/sub-1_c0.nii.gz", "sub-1/func/sub-1_bold.nii.gz", "derivatives/sub-1_mask.nii.gz")
+    touch(
+        tmp_path,
+        "sub-1/anat/sub-1_c0.nii.gz",
+        "sub-1/func/sub-1_bold.nii.gz",
+        "derivatives/sub-1_mask.nii.gz",
+    )
     data = {"channels": {"t1": {"pattern": "*c0*"}}}
     assert listed(tmp_path, **data)[1] == {"sub-1": (["sub-1/anat/sub-1_c0.nii.gz"], "sub-1_mask.nii.gz")}
 
