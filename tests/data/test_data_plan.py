@@ -164,6 +164,11 @@ def test_an_axis_stops_at_the_smallest_edge():
     assert {stride[2] for stride in strides} == {1}
 
 
+def test_an_axis_that_is_convolved_once_stays_so():
+    # The short axis stops at 1 mm while the others grow to 16 mm.
+    assert set(choose_topology((64, 64, 4), (1.0, 1.0, 1.0))[1]) == {(3, 3, 3)}
+
+
 def test_there_are_at_most_six_levels():
     assert len(choose_topology((512, 512, 1), (1.0, 1.0, 1.0))[0]) == MAX_LEVELS
 

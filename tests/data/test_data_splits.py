@@ -44,7 +44,7 @@ def test_folds_hold_equally_many_patients(cohort, folds):
 
 
 def test_a_rare_label_reaches_every_fold():
-    records = [make_record(f"r{n}", voxels=(900, 90, 5 if n % 4 == 0 else 0)) for n in range(20)]
+    records = [make_record(f"r{n}", voxels=(900, 37 * n % 83, 5 if n % 4 == 0 else 0)) for n in range(20)]
     splits = split_cohort(records, folds=5, seed=3)
     rare = {record.id for record in records if record.voxels[2]}
     assert [len(rare & set(fold)) for fold in splits.folds] == [1] * 5

@@ -19,14 +19,8 @@ from tests.builders import make_plan
 from tests.tiny import make_case
 
 CPU = torch.device("cpu")
-FILES = [
-    "model.json",
-    "plan.json",
-    "config.yaml",
-    "MODEL_CARD.md",
-    "weights_fold_0.safetensors",
-    "SHA256SUMS",
-]
+WEIGHTS = "weights_fold_0.safetensors"
+FILES = ["model.json", "plan.json", "config.yaml", "MODEL_CARD.md", "SHA256SUMS", WEIGHTS]
 
 
 @pytest.fixture
@@ -139,9 +133,7 @@ def test_several_folds_make_an_ensemble(folder: Path, tiny_run: Path):
     text = {"config.yaml": "", "MODEL_CARD.md": ""}
     model, tree = load_model(tiny_run, CPU), json.loads((folder / "model.json").read_text())
     description = {name: tree[name] for name in ("name", "data", "model", "infer")}
-    save_model(
-        folder, description, model.plan, {3: (folder / "weights_fold_0.safetensors").read_bytes()}, text
-    )
+    save_model(folder, description, model.plan, {3: (folder / WEIGHTS).read_bytes()}, text)
     assert len(load_model(folder, CPU).networks) == 2
     assert len(load_model(folder, CPU, folds=[3]).networks) == 1
     assert (folder / "SHA256SUMS").read_text().count("weights_fold") == 2
@@ -194,7 +186,7 @@ def test_post_processing_steps_are_applied(tiny_run: Path):
     model = load_model(tiny_run, CPU)
     image, placement = preprocess.preprocess_image(make_case(9)[0], model.plan)
     plain, _ = Segmenter(model, model.infer).segment(image, placement)
-    step = {"name": "remove_small", "options": {"min_volume_mm3": 1e9}}
+    step = {"name": "remove_small_components", "options": {"min_volume_mm3": 1e9}}
     settings = type(model.infer).model_validate({"postprocess": [step]})
     emptied, _ = Segmenter(model, settings).segment(image, placement)
     assert plain.array.any() and not emptied.array.any()

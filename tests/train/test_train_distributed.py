@@ -13,6 +13,7 @@ from medseg.train.distributed import is_main_process, process_group
 from medseg.train.loop import average_gradients
 
 WORKER = """
+import os
 import sys
 import torch
 from torch import nn
@@ -28,7 +29,7 @@ settings = Train(epochs=3, iterations_per_epoch=4, learning_rate=0.05)
 def loss(logits, label):
     return nn.functional.cross_entropy(logits, label)
 
-with process_group(cpu) as (rank, world):
+def run(rank, world):
     def batches(epoch, iterations):
         for iteration in range(iterations):
             source = torch.Generator().manual_seed(100 * epoch + iteration)
@@ -40,6 +41,11 @@ with process_group(cpu) as (rank, world):
     state = start_state(network, settings, cpu, uses_scaler=False)
     train(state, Job(settings, batches, loss, cpu, torch.float32, 3, 0))
     torch.save(state.average, f"{sys.argv[1]}/{world}_{rank}.pt")
+
+if os.environ["RANK"] == "0":
+    run(0, 1)
+with process_group(cpu) as share:
+    run(*share)
 """
 
 
@@ -50,13 +56,12 @@ def free_port() -> int:
 
 
 def test_two_processes_train_the_same_weights_as_one(tmp_path: Path):
-    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    jobs = [{"WORLD_SIZE": "1"}, *({"WORLD_SIZE": "2", "RANK": str(rank), **rendezvous} for rank in (0, 1))]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path)], env={**os.environ, **job}, stderr=subprocess.PIPE
+            [sys.executable, "-c", WORKER, str(tmp_path)], env={**os.environ, **group, "RANK": rank}, stderr=subprocess.PIPE
         )
-        for job in jobs
+        for rank in "01"
     ]
     for process in started:
         _, stderr = process.communicate(timeout=120)

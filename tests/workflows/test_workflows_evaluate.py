@@ -104,9 +104,17 @@ def test_masks_of_infer_can_be_evaluated_beside_their_probabilities(
     tiny_cohort: Path, tiny_run: Path, tmp_path: Path
 ):
     medseg(
-        "infer", tiny_cohort / "imagesTr", "-m", tiny_run, "-o", tmp_path / "masks", "--save-probabilities"
+        *("infer", tiny_cohort / "imagesTr", "-m", tiny_run, "-o", tmp_path / "masks"),
+        *("--save-probabilities", "--threads", "1"),
     )
-    result = medseg(
-        "evaluate", tiny_cohort / "labelsTr", tmp_path / "masks", "-o", tmp_path / "OUT", "--json"
-    )
+    result = medseg("evaluate", tiny_cohort / "labelsTr", tmp_path / "masks", "-o", tmp_path / "OUT", "--json")
     assert result.exit_code == 0 and document(result)["metrics"]["labels"]["1"]["n"] == 6
+
+
+def test_a_reference_that_cannot_be_read_is_reported_when_it_is_compared(
+    folders: tuple[Path, Path], tmp_path: Path
+):
+    (folders[0] / "b.nii.gz").write_bytes(b"")
+    result = medseg("evaluate", *folders, "-o", tmp_path / "OUT", "--json")
+    assert result.exit_code == 3 and "NII_EMPTY b: " in result.stderr
+    assert list(document(result)["metrics"]["labels"]) == ["1"]
