@@ -8,7 +8,7 @@ kill, it starts in a fresh folder, its whole process group gets SIGKILL at a ran
 reference's, except those that hold durations, and nothing may be left over. On a CPU, with epochs and
 threads fixed.
 
-Exit: 0 all equal, 1 not.
+Exit: 0 all killed and all equal, 1 not.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 # Durations are in report.json, history.csv and, through the history, in checkpoint.pt.
 TIMED = {"report.json", "history.csv", "checkpoint.pt"}
+RETRIES = 4  # of a kill that came after the end
 SETTINGS = {
     "device": "cpu",
     "threads": 1,
@@ -43,7 +44,11 @@ SETTINGS = {
 }
 # Most of the time of a short run is the import of MONAI; `thin` does without.
 NETS = {
-    "strided_unet": {"model.name": "strided_unet", "model.options": "{features: [8, 16, 16, 16]}"},
+    "strided_unet": {
+        "model.name": "strided_unet",
+        "model.options": "{features: [8, 16, 16, 16]}",
+        "infer.overlap": 0.85,  # many windows, so that infer is not over as soon as it has started
+    },
     "thin": {"model.name": "kill:thin"},
 }
 
@@ -78,12 +83,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         rows = measure(Path(scratch), options)
     equal = {row["verb"]: row["equal"] / row["kills"] for row in rows}
+    all_killed = all(row["killed"] == row["kills"] for row in rows)
     result = {
         "name": "kill",
         "rows": rows,
         "ratio": equal,  # shares of the killed and repeated commands that ended like the reference
         "target": dict.fromkeys(equal, 1.0),
-        "ok": all(share == 1 for share in equal.values()),
+        "ok": all_killed and all(share == 1 for share in equal.values()),
     }
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(result, indent=2) + "\n")
@@ -121,15 +127,20 @@ def try_verb(verb: Verb, folder: Path, kills: int, rng: random.Random) -> tuple[
     reset(verb)
     started = time.perf_counter()
     call([verb.name, *verb.arguments], folder)
-    duration_s = time.perf_counter() - started
+    undisturbed_s = duration_s = time.perf_counter() - started
     reference = folder / f"{verb.name}-reference"
     verb.out.rename(reference)
     expected = hash_files(reference)
     trials = []
     for part in range(kills):
-        reset(verb)
-        trials.append(kill_and_repeat(verb, folder, (part + rng.random()) / kills * duration_s))
-        trials[-1]["different"] = differences(expected, hash_files(verb.out))
+        share = (part + rng.random()) / kills
+        for _ in range(RETRIES):
+            reset(verb)
+            trial = kill_and_repeat(verb, folder, share * duration_s)
+            if trial["was_killed"]:
+                break
+            duration_s = trial["ended_s"]  # the machine has become faster: aim anew
+        trials.append({**trial, "different": differences(expected, hash_files(verb.out))})
     shutil.rmtree(verb.out, ignore_errors=True)
     return {
         "verb": verb.name,
@@ -139,7 +150,7 @@ def try_verb(verb: Verb, folder: Path, kills: int, rng: random.Random) -> tuple[
         "equal": sum(not trial["different"] for trial in trials),
         "different": sorted({name for trial in trials for name in trial["different"]})[:20],
         "instants_s": [round(trial["instant_s"], 2) for trial in trials],
-        "undisturbed_s": round(duration_s, 2),
+        "undisturbed_s": round(undisturbed_s, 2),
         "files": len(expected),
     }, reference
 
@@ -147,6 +158,7 @@ def try_verb(verb: Verb, folder: Path, kills: int, rng: random.Random) -> tuple[
 def kill_and_repeat(verb: Verb, folder: Path, instant_s: float) -> dict[str, Any]:
     """Start a verb, kill its process group after `instant_s`, and run it again to its end."""
     before = hash_files(verb.out, timed=True)
+    started = time.perf_counter()
     process = start([verb.name, *verb.arguments], folder)
     try:
         process.communicate(timeout=instant_s)
@@ -155,9 +167,15 @@ def kill_and_repeat(verb: Verb, folder: Path, instant_s: float) -> dict[str, Any
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         was_killed = True
+    ended_s = time.perf_counter() - started
     had_written = hash_files(verb.out, timed=True) != before
     call([verb.name, *verb.arguments], folder)
-    return {"instant_s": instant_s, "was_killed": was_killed, "had_written": had_written}
+    return {
+        "instant_s": instant_s,
+        "ended_s": ended_s,
+        "was_killed": was_killed,
+        "had_written": had_written,
+    }
 
 
 def reset(verb: Verb) -> None:

@@ -27,7 +27,9 @@ def infer(
         bool, typer.Option("--save-probabilities", help="Also write <id>_prob.nii.gz.")
     ] = False,
     device: o.Device = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.", show_default=False)] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads.", show_default=False)
+    ] = None,
     json: o.Json = False,
     dry_run: o.DryRun = False,
     verbose: o.Verbose = 0,

@@ -37,7 +37,7 @@ Fold = Annotated[str, typer.Option("--fold", help="0, 1, ... or all.")]
 MaxMinutes = Annotated[
     float | None,
     typer.Option(
-        "--max-minutes", help="Train for about this long instead of train.epochs.", show_default=False
+        "--max-minutes", min=0, help="Train for about this long instead of train.epochs.", show_default=False
     ),
 ]
 

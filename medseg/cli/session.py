@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
@@ -12,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from medseg.core.errors import MedsegError, ResourceError
+from medseg.core.errors import ConfigError, MedsegError, ResourceError
 
 if TYPE_CHECKING:
     from medseg.workflows.progress import Progress
     from medseg.workflows.report import Report
 
-NO_SPACE = 28  # errno.ENOSPC
+NO_SPACE, READ_ONLY = errno.ENOSPC, errno.EROFS
 
 
 def print_error(subject: str, code: str, message: str, hint: str) -> None:
@@ -54,8 +55,20 @@ def session(
     raise typer.Exit(code)
 
 
-def _explain(error: Exception) -> ResourceError | None:
-    """Return what the machine lacks, or None for what is a bug."""
+def _explain(error: Exception) -> MedsegError | None:
+    """Return what is wrong with the output folder or the machine, or None for what is a bug."""
+    if isinstance(error, (NotADirectoryError, FileExistsError)):
+        return ConfigError(
+            "the output folder is a file, or lies below one",
+            hint="choose another with -o",
+            code="OUT_IS_FILE",
+        )
+    if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == READ_ONLY):
+        return ResourceError(
+            "a file or folder may not be read or written by this user",
+            hint="check the permissions of the data and of the folder after -o",
+            code="NO_PERMISSION",
+        )
     if isinstance(error, OSError) and error.errno == NO_SPACE:
         return ResourceError(
             "the disk is full", hint="free space and run the same command again", code="DISK_FULL"

@@ -18,6 +18,8 @@ from medseg.data.cases import Case
 from medseg.data.settings import Data
 from medseg.io import read_labels, read_volume
 
+DENSE = 1 << 16  # label values that lie closer together are counted in a table
+
 
 @dataclass(frozen=True)
 class LoadedCase:
@@ -90,7 +92,7 @@ def to_classes(stored: NDArray[Any], settings: Data) -> NDArray[np.uint8]:
         DataError: LABEL_VALUE, where a value is neither mapped nor listed.
     """
     class_of = {value: index for index, value in enumerate(class_values(settings))}
-    values, index, counts = np.unique(stored, return_inverse=True, return_counts=True)
+    values, counts = _count_values(stored)
     mapped = [_map_value(int(value), settings) for value in values]
     unknown = [
         f"{value} ({count} voxels)" for value, to, count in zip(values, mapped, counts) if to not in class_of
@@ -101,8 +103,32 @@ def to_classes(stored: NDArray[Any], settings: Data) -> NDArray[np.uint8]:
             hint="add them to data.labels or data.label_map",
             code="LABEL_VALUE",
         )
-    lookup = np.array([class_of[value] for value in mapped], np.uint8)
-    return np.asarray(lookup[index].reshape(stored.shape))
+    found = np.array([class_of[value] for value in mapped], np.uint8)
+    low, high = int(values[0]), int(values[-1])
+    if high - low >= DENSE:
+        return np.asarray(found[np.searchsorted(values, stored)])
+    table = np.zeros(high - low + 1, np.uint8)
+    table[values - low] = found
+    classes = np.empty(stored.shape, np.uint8)
+    for plane, target in zip(stored, classes, strict=True):
+        np.take(table, plane.astype(np.int64) - low, out=target)
+    return classes
+
+
+def _count_values(stored: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the values that occur, ascending, and their numbers of voxels.
+
+    Counted plane by plane: sorting a whole CT's labels takes seconds and gigabytes.
+    """
+    low, high = int(stored.min()), int(stored.max())
+    if high - low >= DENSE:
+        values, counts = np.unique(stored, return_counts=True)
+        return values.astype(np.int64), counts
+    counts = np.zeros(high - low + 1, np.int64)
+    for plane in stored:
+        counts += np.bincount(plane.ravel().astype(np.int64) - low, minlength=len(counts))
+    present = np.flatnonzero(counts)
+    return present + low, counts[present]
 
 
 def _map_value(value: int, settings: Data) -> int:

@@ -112,7 +112,9 @@ def _segment_case(segmenter: Segmenter, case: Case, out: Path, *, save_probabili
     labels, probabilities = segmenter.segment(array, placement, with_probabilities=save_probabilities)
     if probabilities is not None and len(outputs) == 3:
         write_probabilities(out / outputs[2], np.moveaxis(probabilities, 0, -1), case.images[0])
-    warnings = [("MASK_EMPTY", "no voxel was segmented")] if not labels.array.any() else []
+    warnings = [] if labels.array.any() else [("MASK_EMPTY", "no voxel was segmented")]
+    if save_probabilities and suffix == ".png":
+        warnings.append(("NO_PROBABILITIES", "a picture cannot hold probabilities; none were written"))
     write_mask(out, case.id, labels, like=case.images[0], suffix=suffix)
     write_sidecar(out, case.id, labels, model, identity, warnings)
     return CaseResult(case.id, "done", warnings=warnings, outputs=outputs)

@@ -112,7 +112,8 @@ def train_fold(
             load_checkpoint(folder / "checkpoint.pt", state, fingerprint)
         job = _settle_epochs(run, number, state, job, max_minutes)
         if state.epoch:
-            progress.say(f"fold {number}: going on after epoch {state.epoch} of {job.settings.epochs}")
+            note = "; --max-minutes counts only at the start" if max_minutes is not None else ""
+            progress.say(f"fold {number}: going on after epoch {state.epoch} of {job.settings.epochs}{note}")
         observers = _observers(run, number, fingerprint, tracker) if share[0] == 0 else []
         with progress.track(f"train fold {number}", job.settings.epochs - state.epoch) as advance:
             train(state, job, [*observers, lambda _, numbers: advance(describe(numbers))])

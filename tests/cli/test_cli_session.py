@@ -30,6 +30,9 @@ def finish(error: BaseException | None = None, **options) -> int:
         (ResourceError("x"), 4),
         (OSError(errno.ENOSPC, "No space left on device"), 4),
         (MemoryError(), 4),
+        (PermissionError(errno.EACCES, "Permission denied"), 4),
+        (OSError(errno.EROFS, "Read-only file system"), 4),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory"), 2),
     ],
 )
 def test_each_kind_of_end_has_its_exit_code(error: BaseException | None, code: int):
@@ -52,8 +55,10 @@ def test_a_full_disk_says_so(capsys: pytest.CaptureFixture[str]):
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), session("infer"):
         raise ZeroDivisionError
-    with pytest.raises(PermissionError), session("infer"):
-        raise PermissionError(errno.EACCES, "denied")
+    with pytest.raises(OSError, match="Bad file descriptor"), session("infer"):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+    with pytest.raises(RuntimeError), session("infer"):
+        raise RuntimeError
 
 
 @pytest.mark.parametrize("error", [None, ConfigError("x"), DataError("x")])

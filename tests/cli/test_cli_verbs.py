@@ -114,6 +114,22 @@ def test_phantoms_can_be_read_back_as_a_cohort(tmp_path: Path):
     assert hashes(again) == hashes(tmp_path / "P")
 
 
+@pytest.mark.parametrize("verb", ["check", "phantom"])
+def test_an_output_that_is_a_file_is_a_usage_error(verb: str, tiny_cohort: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("kept")
+    if verb == "phantom":
+        result = medseg("phantom", "-o", tmp_path / "file")
+    else:
+        result = small(verb, tiny_cohort, tmp_path / "file")
+    assert result.exit_code == 2 and "OUT_IS_FILE" in result.stderr
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("option", [("--threads", "0"), ("--threads", "-3")])
+def test_impossible_numbers_are_usage_errors(option: tuple[str, str], tmp_path: Path):
+    assert medseg("infer", tmp_path, "-m", tmp_path, "-o", tmp_path / "OUT", *option).exit_code == 2
+
+
 def test_an_unknown_phantom_is_refused(tmp_path: Path):
     result = medseg("phantom", "-o", tmp_path / "P", "--kind", "xrey")
     assert result.exit_code == 2 and "did you mean `xray`?" in result.stderr

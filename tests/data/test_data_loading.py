@@ -66,6 +66,24 @@ def test_an_unlisted_value_is_named_with_its_count():
     assert caught.value.message.endswith("7 (3 voxels)")
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int64])
+@pytest.mark.parametrize("high", [7, 120])
+def test_any_integer_type_is_mapped(dtype, high):
+    data = make_data(labels={1: "a", high: "b"})
+    assert to_classes(np.array([[[0, 1]], [[high, 0]]], dtype), data).tolist() == [[[0, 1]], [[2, 0]]]
+
+
+def test_values_far_apart_are_mapped_too():
+    data = make_data(labels={1: "nucleus"}, label_map={"nonzero": 1, -3: 0})
+    stored = np.array([[[0, 10**9]], [[-3, 5]]])
+    assert to_classes(stored, data).tolist() == [[[0, 1]], [[0, 1]]]
+
+
+def test_a_negative_value_can_be_mapped():
+    data = make_data(labels={1: "a"}, label_map={-100: 0, 100: 1})
+    assert to_classes(np.array([[[-100, 100, 0]]], np.int8), data).tolist() == [[[0, 1, 0]]]
+
+
 def test_a_negative_value_is_unlisted():
     with pytest.raises(DataError, match="-1"):
         to_classes(np.array([[[-1]]], np.int16), HEART)

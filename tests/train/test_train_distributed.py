@@ -57,10 +57,9 @@ def free_port() -> int:
 
 def test_two_processes_train_the_same_weights_as_one(tmp_path: Path):
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    command = [sys.executable, "-c", WORKER, str(tmp_path)]
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path)], env={**os.environ, **group, "RANK": rank}, stderr=subprocess.PIPE
-        )
+        subprocess.Popen(command, env={**os.environ, **group, "RANK": rank}, stderr=subprocess.PIPE)
         for rank in "01"
     ]
     for process in started:

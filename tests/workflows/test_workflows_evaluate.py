@@ -107,7 +107,9 @@ def test_masks_of_infer_can_be_evaluated_beside_their_probabilities(
         *("infer", tiny_cohort / "imagesTr", "-m", tiny_run, "-o", tmp_path / "masks"),
         *("--save-probabilities", "--threads", "1"),
     )
-    result = medseg("evaluate", tiny_cohort / "labelsTr", tmp_path / "masks", "-o", tmp_path / "OUT", "--json")
+    result = medseg(
+        "evaluate", tiny_cohort / "labelsTr", tmp_path / "masks", "-o", tmp_path / "OUT", "--json"
+    )
     assert result.exit_code == 0 and document(result)["metrics"]["labels"]["1"]["n"] == 6
 
 

@@ -161,8 +161,9 @@ def test_a_time_budget_is_stored_once_and_not_measured_again(run: Path):
     budget = run / "fold_0/budget.json"
     assert json.loads(budget.read_text()) == {"epochs": 1}
     assert len((run / "fold_0/history.csv").read_text().splitlines()) == 2
-    result = medseg("train", run, "--no-tracking")
+    result = medseg("train", run, "--no-tracking", "--max-minutes", "5")
     assert result.exit_code == 0 and json.loads(budget.read_text()) == {"epochs": 1}
+    assert "--max-minutes counts only at the start" in result.stderr
     assert len((run / "fold_0/history.csv").read_text().splitlines()) == 2
 
 
