@@ -49,6 +49,8 @@ class Data(Settings):
             raise ValueError("`channels` names no channel")
         if not self.labels or 0 in self.labels or min(self.labels) < 0 or max(self.labels) > 65535:
             raise ValueError("`labels` needs values from 1 to 65535; 0 is background and not listed")
+        if len(set(self.labels.values())) < len(self.labels):
+            raise ValueError("two labels have the same name")
         if len(self.labels) > 254:
             raise ValueError("at most 254 labels")
         if stray := set(self.label_map.values()) - set(self.labels) - {0}:

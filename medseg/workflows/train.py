@@ -43,10 +43,7 @@ def select_all(config: Config) -> None:
     for step in config.infer.postprocess:
         select("post-processing step", POSTPROCESS, step.name, step.options)
     for transform in config.augment.extra:
-        if ":" not in transform.name:
-            raise ConfigError(
-                f"augment.extra names `{transform.name}`", hint="for example monai.transforms:RandGibbsNoised"
-            )
+        _build_extra(transform.name, transform.options)
 
 
 @dataclass(frozen=True)
@@ -169,6 +166,12 @@ def _set_up(
 
 def _build_extra(name: str, options: dict[str, object]) -> Callable[[], object]:
     """Return a builder of a MONAI dictionary transform; `keys` defaults to the image alone."""
+    if ":" not in name:
+        raise ConfigError(
+            f"augment.extra names `{name}`",
+            hint="for example monai.transforms:RandGibbsNoised",
+            code="UNKNOWN_NAME",
+        )
     return select("transform", {}, name, {"keys": ["image"], **options})
 
 
