@@ -22,7 +22,7 @@ demo: $(VENV)/stamp  ## check -> preprocess -> train -> infer -> evaluate, on ph
 	$(BIN)/medseg run $(PIPELINE) --data $(COHORT) -o out/demo/$(PIPELINE)_$(notdir $(COHORT))
 
 test: $(VENV)/stamp  ## all tests, with the coverage gate
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85 --durations=10
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=95 --durations=10
 
 check: $(VENV)/stamp  ## lint, format, types, floors
 	$(BIN)/ruff check .

@@ -47,7 +47,7 @@ NETS = {
     "strided_unet": {
         "model.name": "strided_unet",
         "model.options": "{features: [8, 16, 16, 16]}",
-        "infer.overlap": 0.85,  # many windows, so that infer is not over as soon as it has started
+        "infer.overlap": 0.8,  # many windows, so that infer is not over as soon as it has started
     },
     "thin": {"model.name": "kill:thin"},
 }
@@ -76,7 +76,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, required=True, metavar="FILE")
     parser.add_argument("--kills", type=int, default=10, help="of each verb (default: 10)")
     parser.add_argument("--cases", type=int, default=8, help="phantoms (default: 8)")
-    parser.add_argument("--epochs", type=int, default=12, help="(default: 12)")
+    parser.add_argument("--epochs", type=int, default=10, help="(default: 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the instants (default: 0)")
     parser.add_argument("--net", choices=NETS, default="strided_unet", help="(default: strided_unet)")
     options = parser.parse_args()
