@@ -60,7 +60,7 @@ def parse(tree: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error) from None
+        raise explain(error) from None
 
 
 def dump(config: Config) -> str:
@@ -140,13 +140,15 @@ def _read_yaml(path: Path) -> Tree:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})", hint="check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path.name} is not valid YAML ({error})") from error
+        why = " ".join(str(error).split())  # YAML errors span lines; ours are two
+        raise ConfigError(f"{path.name} is not valid YAML ({why})") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path.name} holds no mapping", hint="first key: pipeline")
     return tree
 
 
-def _explain(error: ValidationError) -> ConfigError:
+def explain(error: ValidationError) -> ConfigError:
+    """Return every problem that pydantic found as one error, with the nearest known keys as the hint."""
     lines, hints = [], []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])

@@ -6,6 +6,9 @@ import importlib.util
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from medseg.config.layers import explain
 from medseg.config.schema import Config
 from medseg.core.errors import ConfigError
 from medseg.core.select import suggest
@@ -39,7 +42,14 @@ def _load_file(path: Path) -> Config:
     if not path.is_file() or spec is None or spec.loader is None:
         raise ConfigError(f"there is no pipeline file {path}", code="UNKNOWN_PIPELINE")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ValidationError as error:
+        raise explain(error) from None
+    except (SyntaxError, ImportError) as error:
+        raise ConfigError(
+            f"pipeline file {path.name} cannot be loaded: {error}", code="PIPELINE_BROKEN"
+        ) from error
     return _config_of(module, path.name)
 
 

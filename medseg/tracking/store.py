@@ -255,11 +255,12 @@ def _log_params(client: Any, run: Any, flat: Mapping[str, str]) -> None:
 
 def _list_failures() -> tuple[type[Exception], ...]:
     """Return what a dead, slow, full, locked or refusing store raises."""
+    from alembic.util.exc import CommandError  # two first runs at once migrate one new database
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return MlflowException, RequestException, SQLAlchemyError, OSError
+    return MlflowException, RequestException, SQLAlchemyError, CommandError, OSError
 
 
 def _find_folder(uri: str) -> Path | None:

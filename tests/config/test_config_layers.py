@@ -268,3 +268,10 @@ def test_a_pipelines_name_is_a_plain_word(name):
 def test_a_config_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         PIPELINE.seed = 3
+
+
+def test_a_broken_yaml_file_is_reported_on_one_line(tmp_path):
+    (tmp_path / "run.yaml").write_text("pipeline: [\n  a: {")
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "run.yaml")
+    assert "\n" not in caught.value.message

@@ -45,3 +45,21 @@ def test_a_python_file_without_a_config_is_refused(tmp_path, text):
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(ConfigError, match="defines no CONFIG"):
         find_pipeline(str(tmp_path / "mine.py"))
+
+
+def test_a_file_with_a_syntax_error_is_named(tmp_path):
+    (tmp_path / "task.py").write_text("CONFIG = (\n")
+    with pytest.raises(ConfigError, match=r"task\.py cannot be loaded") as caught:
+        find_pipeline(str(tmp_path / "task.py"))
+    assert caught.value.code == "PIPELINE_BROKEN"
+
+
+def test_an_invalid_config_in_a_file_is_explained_with_the_nearest_key(tmp_path):
+    (tmp_path / "task.py").write_text(
+        "from medseg.config import Channel, Config, Data\n"
+        "data = Data(channels={'ct': Channel()}, labels={1: 'organ'})\n"
+        "CONFIG = Config(name='task', summary='', data=data, los={'name': 'dice'})\n"
+    )
+    with pytest.raises(ConfigError, match="unknown key `los`") as caught:
+        find_pipeline(str(tmp_path / "task.py"))
+    assert "loss" in caught.value.hint
