@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from medseg.workflows.report import Report
 
 
-def resolve_config(
-    pipeline: str, config: Path | None, settings: list[str], *, subject: str = "config"
-) -> Config:
+def resolve_config(pipeline: str, config: Path | None, settings: list[str]) -> Config:
     """Return the resolved config of a command."""
     from medseg.config.layers import resolve
     from medseg.config.pipelines import find_pipeline

@@ -30,6 +30,9 @@ def infer(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads.", show_default=False)
     ] = None,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Let the model use code from outside medseg.")
+    ] = False,
     json: o.Json = False,
     dry_run: o.DryRun = False,
     verbose: o.Verbose = 0,
@@ -64,6 +67,7 @@ def infer(
             device=device or "auto",
             threads=threads,
             save_probabilities=save_probabilities,
+            trust_code=trust_code,
             key_file=key_file(pseudonymize),
         )
         progress.say(summarise(report))

@@ -14,9 +14,11 @@ config_app = typer.Typer(help="Look at settings.", no_args_is_help=True)
 
 
 def list_entries(
-    what: Annotated[str, typer.Argument(help="pipelines, models, losses, metrics or formats.")] = "pipelines",
+    what: Annotated[
+        str, typer.Argument(help="pipelines, models, losses, metrics, postprocess or formats.")
+    ] = "pipelines",
 ) -> None:
-    """List pipelines, models, losses, metrics or formats.
+    """List pipelines, models, losses, metrics, post-processing steps or formats.
 
     Example: `medseg list models`
     """

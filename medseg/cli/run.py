@@ -134,7 +134,7 @@ def show_results(report: Report, out: Path, progress: Progress) -> None:
             f"NSD {_show(row['nsd'])} (n {row['n']}, missed {row['n_missed']}, spurious {row['n_spurious']})"
         )
     mean = metrics["mean"]
-    progress.say(f"mean Dice {_show(mean['dice'])} (standard error {_show(mean.get('dice_se'))})")
+    progress.say(f"mean Dice {_show(mean.get('dice'))} (standard error {_show(mean.get('dice_se'))})")
     progress.say(summarise(report))
     progress.say(f"model: {out / 'model'}")
     progress.say(f"overlay: {out / 'evaluation' / 'overlays' / 'median.png'}")

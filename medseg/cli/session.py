@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from medseg.core.errors import ConfigError, MedsegError, ResourceError
+from medseg.core.errors import ConfigError, MedsegError, ResourceError, is_out_of_memory
 
 if TYPE_CHECKING:
     from medseg.workflows.progress import Progress
@@ -73,8 +73,7 @@ def _explain(error: Exception) -> MedsegError | None:
         return ResourceError(
             "the disk is full", hint="free space and run the same command again", code="DISK_FULL"
         )
-    # By name: torch's own class is known only where torch was imported.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return ResourceError(
             "out of memory", hint="use --memory-gb, --device cpu or a larger machine", code="OUT_OF_MEMORY"
         )

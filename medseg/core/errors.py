@@ -35,6 +35,12 @@ def _rebuild(kind: type[MedsegError], message: str, hint: str, code: str) -> Med
     return kind(message, hint=hint, code=code)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether numpy, torch on CUDA or torch on a CPU ran out of memory; torch is not imported for it."""
+    by_name = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return by_name or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
 class ConfigError(MedsegError):
     """The request is wrong: an unknown key, name or option, or settings that changed."""
 

@@ -98,6 +98,15 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path.name} is not valid JSON ({error})", code="JSON_INVALID") from error
 
 
+def read_if_whole(path: Path) -> dict[str, Any]:
+    """Read a JSON object that can be made again: {} where it is missing or damaged."""
+    try:
+        tree = read_json(path)
+    except DataError:
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Iterable[str] | None = None) -> None:
     """Write dict rows as CSV atomically; None becomes an empty cell."""
     names = list(columns or dict.fromkeys(key for row in rows for key in row))

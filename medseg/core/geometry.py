@@ -86,6 +86,11 @@ class Geometry:
         return i, j, k
 
     @property
+    def is_picture(self) -> bool:
+        """Whether this is the grid of a PNG or TIFF: pixels of unknown size, in no patient's space."""
+        return self.shape[2] == 1 and np.array_equal(self.affine, np.eye(4))
+
+    @property
     def voxel_volume_mm3(self) -> float:
         """Volume of one voxel."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
@@ -139,12 +144,16 @@ class Geometry:
         return np.asarray(points @ self.affine[:3, :3].T + self.affine[:3, 3])
 
     def differs_from(self, other: Geometry, tolerance_mm: float = 0.1) -> str:
-        """Say how two grids differ, or return "" if every corner agrees within `tolerance_mm`."""
+        """Say how two grids differ, or return "" if they agree.
+
+        Every corner must agree within `tolerance_mm`, and within half a voxel where voxels are smaller.
+        """
         if self.shape != other.shape:
             return f"shape {self.shape} against {other.shape}"
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1).T
         apart = np.linalg.norm(self.to_world(corners) - other.to_world(corners), axis=1).max()
-        return f"corners up to {apart:.3g} mm apart" if apart > tolerance_mm else ""
+        limit = min(tolerance_mm, 0.5 * min(self.spacing_mm))
+        return f"corners up to {apart:.3g} mm apart" if apart > limit else ""
 
 
 def _numbers(values: Sequence[float] | NDArray[np.float64]) -> str:

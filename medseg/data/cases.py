@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from medseg.core.errors import DataError
+from medseg.core.errors import ConfigError, DataError
 from medseg.core.files import write_bytes
 
 SAFE_ID = re.compile(r"[^A-Za-z0-9._+-]")
@@ -63,11 +63,36 @@ def confine(root: Path, relative: str) -> Path:
     return root / inside
 
 
+def distinct_channels(files: list[Path]) -> tuple[Path, ...]:
+    """Return one file per channel, or the single file that holds all of them.
+
+    Raises:
+        DataError: One file stands for some of the channels only: which, cannot be told.
+    """
+    if len(set(files)) not in (1, len(files)):
+        raise DataError(
+            "one file matches several channels",
+            hint="make the patterns or columns of the channels name different files",
+            code="CHANNEL_AMBIGUOUS",
+        )
+    return tuple(dict.fromkeys(files))
+
+
 def assign_groups(cases: Iterable[Case], pattern: str) -> list[Case]:
-    """Name each case's patient by the first group of a regular expression in its id."""
+    """Name each case's patient by the first group of a regular expression in its id.
+
+    Raises:
+        ConfigError: An id does not match.
+    """
     if not pattern:
         return list(cases)
-    found = ((case, re.search(pattern, case.id)) for case in cases)
+    found = [(case, re.search(pattern, case.id)) for case in cases]
+    if missed := [case.id for case, match in found if not match and not case.group]:
+        raise ConfigError(
+            f"data.group_pattern does not match {len(missed)} ids, such as {missed[0]}",
+            hint="correct it: a case without a patient may end up on the other side of a split",
+            code="GROUP_UNMATCHED",
+        )
     return [
         replace(case, group=match.group(1)) if match and not case.group else case for case, match in found
     ]

@@ -20,6 +20,7 @@ from medseg.core.volume import to_canonical
 from medseg.data.cases import Case
 from medseg.data.loading import load_case
 from medseg.data.settings import Data
+from medseg.io import list_files
 
 SAMPLES = 1000  # foreground intensities kept per case and channel
 
@@ -70,9 +71,10 @@ def hash_files(case: Case) -> tuple[str, str]:
 
 def _hash_or_empty(path: Path) -> str:
     try:
-        return sha256_of_file(path)
-    except OSError:
+        hashes = [sha256_of_file(part) for part in list_files(path)]
+    except (OSError, DataError):
         return ""  # missing or unreadable: reading the case says so, with a code
+    return hashes[0] if len(hashes) == 1 else sha256_of(hashes)
 
 
 def check_case(case: Case, settings: Data, seed: int = 0) -> Record:

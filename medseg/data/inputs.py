@@ -43,8 +43,10 @@ def _find(path: Path, settings: Data) -> list[Case]:
     if list_images(path):
         files_of = channel_files(list_images(path), len(settings.channels))
         return [Case(name, files) for name, files in files_of]
-    folders = [folder for folder in list_folders(path) if list_images(folder)]
-    return [_find_patient(folder, settings) for folder in folders]
+    folders = list_folders(path)
+    if not any(list_images(folder) for folder in folders):
+        return []
+    return [_find_patient(folder, settings) for folder in folders]  # one without an image is reported
 
 
 def _find_patient(folder: Path, settings: Data) -> Case:

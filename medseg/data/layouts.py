@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from medseg.core.errors import ConfigError, DataError
 from medseg.core.select import suggest
-from medseg.data.cases import Case, assign_groups, confine, make_id, require_unique
+from medseg.data.cases import Case, assign_groups, confine, distinct_channels, make_id, require_unique
 from medseg.data.settings import Data
 from medseg.data.tables import is_table, read_table
 from medseg.io import is_image, stem
@@ -110,7 +110,7 @@ def pick_channels(folder: Path, settings: Data, exclude: Path | None = None) -> 
                 code="CHANNEL_MISSING" if not matches else "CHANNEL_AMBIGUOUS",
             )
         picked.append(matches[0])
-    return tuple(picked)
+    return distinct_channels(picked)
 
 
 def pick_or_nothing(folder: Path, settings: Data, exclude: Path | None = None) -> tuple[Path, ...]:
@@ -181,7 +181,9 @@ def _pair_folders(images: Path, labels: Path, settings: Data) -> list[Case]:
             )
         label_of[name] = file
     files_of = channel_files(list_images(images), len(settings.channels), label_of)
-    return [Case(name, files, label_of.get(name)) for name, files in files_of]
+    cases = [Case(name, files, label_of.get(name)) for name, files in files_of]
+    orphans = label_of.keys() - {case.id for case in cases}  # labels without an image are reported too
+    return cases + [Case(name, (), label_of[name]) for name in sorted(orphans)]
 
 
 def _is_patients(root: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -49,6 +50,12 @@ class Data(Settings):
             raise ValueError("`channels` names no channel")
         if not self.labels or 0 in self.labels or min(self.labels) < 0 or max(self.labels) > 65535:
             raise ValueError("`labels` needs values from 1 to 65535; 0 is background and not listed")
+        try:
+            groups = re.compile(self.group_pattern).groups
+        except re.error as error:
+            raise ValueError(f"`group_pattern` is not a regular expression: {error}") from None
+        if self.group_pattern and groups < 1:
+            raise ValueError("`group_pattern` needs a group in parentheses, the patient's part of the id")
         if len(set(self.labels.values())) < len(self.labels):
             raise ValueError("two labels have the same name")
         if len(self.labels) > 254:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.core.errors import DataError
-from medseg.data.cases import Case, confine, make_id
+from medseg.data.cases import Case, confine, distinct_channels, make_id
 
 
 def is_table(path: Path) -> bool:
@@ -31,7 +31,7 @@ def read_table(path: Path, channels: list[str]) -> list[Case]:
                 hint=f"columns: id, {', '.join(channels)}, [label], [group]",
                 code="TABLE_INVALID",
             )
-        images = tuple(dict.fromkeys(confine(path.parent, str(row[channel])) for channel in channels))
+        images = distinct_channels([confine(path.parent, str(row[channel])) for channel in channels])
         label = confine(path.parent, str(row["label"])) if row.get("label") else None
         group = row.get("group")
         known = group not in (None, "")

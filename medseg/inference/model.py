@@ -100,16 +100,19 @@ def find_model(path: Path) -> Path:
     )
 
 
-def load_model(path: Path, device: torch.device, folds: Sequence[int] | None = None) -> TrainedModel:
+def load_model(
+    path: Path, device: torch.device, folds: Sequence[int] | None = None, *, trust_code: bool = False
+) -> TrainedModel:
     """Load a model folder after checking every file against SHA256SUMS.
 
     Args:
         path: A RUN folder or its model folder.
         device: Where the networks go.
         folds: Which folds' networks to load; None: all there are.
+        trust_code: Whether a model may name code outside medseg ("package.module:network").
 
     Raises:
-        CheckpointError: Missing, damaged, of another schema, or preprocessed by other rules.
+        CheckpointError: Missing, damaged, of another schema, preprocessed by other rules, or not trusted.
     """
     folder = find_model(path)
     _verify(folder)
@@ -131,13 +134,20 @@ def load_model(path: Path, device: torch.device, folds: Sequence[int] | None = N
             code="PREPROCESSING_CHANGED",
         )
     builder = Builder.model_validate(tree["model"])
+    infer = Infer.model_validate(tree["infer"])
+    foreign = [entry.name for entry in (builder, *infer.postprocess) if ":" in entry.name]
+    if foreign and not trust_code:
+        raise CheckpointError(
+            f"the model runs code from outside medseg: {', '.join(foreign)}",
+            hint="give --trust-code if you know where the model comes from",
+            code="MODEL_RUNS_CODE",
+        )
     files = sorted(folder.glob("weights_fold_*.safetensors"))
     if folds is not None:
         files = [file for file in files if file.stem in {f"weights_fold_{fold}" for fold in folds}]
     if not files:
         raise CheckpointError("the model folder holds no weights of these folds", code="MODEL_DAMAGED")
     networks = tuple(_load_network(file, builder, plan, data).to(device) for file in files)
-    infer = Infer.model_validate(tree["infer"])
     decisive = [sha256_of_file(file) for file in (folder / "model.json", folder / "plan.json", *files)]
     return TrainedModel(tree["name"], data, plan, infer, networks, sha256_of(decisive))
 

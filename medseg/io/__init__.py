@@ -90,6 +90,15 @@ def read_labels(path: Path) -> Labels:
     return to_labels(_format_of(path).read(path))
 
 
+def list_files(path: Path) -> tuple[Path, ...]:
+    """Return all files that an image is stored in: most have one, a .mhd has its voxels beside it.
+
+    Raises:
+        DataError: With one of the codes above.
+    """
+    return itk.list_files(path) if path.name.lower().endswith(".mhd") else (path,)
+
+
 def read_geometry(path: Path) -> Geometry:
     """Read the grid of an image from its header alone.
 

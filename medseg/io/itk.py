@@ -48,6 +48,12 @@ def read(path: Path) -> Volume:
     return volume
 
 
+def list_files(path: Path) -> tuple[Path, ...]:
+    """Return the header and, where the voxels lie in a file of their own, that file."""
+    name = _read_layout(path, read_bytes(path, _prefix(path), _HEAD_BYTES)).data_name
+    return (path, find_sibling(path, name)) if name else (path,)
+
+
 def read_geometry(path: Path) -> Geometry:
     """Read the grid from the header; the voxels are not looked at."""
     return _read_layout(path, read_bytes(path, _prefix(path), _HEAD_BYTES)).geometry

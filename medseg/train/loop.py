@@ -61,7 +61,11 @@ def train(state: TrainState, job: Job, observers: Iterable[Observe] = ()) -> Tra
         torch.manual_seed(job.seed * 1_000_003 + state.epoch)  # dropout
         loss = _train_epoch(state, job)
         state.epoch += 1
-        numbers = {"epoch": float(state.epoch), "train/loss": loss, "train/learning_rate": _rate(state, job)}
+        numbers = {
+            "epoch": float(state.epoch),
+            "train/loss": loss,
+            "train/learning_rate": float(state.optimizer.param_groups[0]["lr"]),
+        }
         if job.validate and (state.epoch % settings.validate_every == 0 or state.epoch == settings.epochs):
             with averaged(state):
                 scores = job.validate(state.network)
@@ -140,10 +144,6 @@ def averaged(state: TrainState) -> Iterator[None]:
     finally:
         state.network.load_state_dict(own)
         state.network.train()
-
-
-def _rate(state: TrainState, job: Job) -> float:
-    return float(state.optimizer.param_groups[0]["lr"])
 
 
 def _note_best(state: TrainState, settings: Train, dice: float) -> None:

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from medseg import __version__
 from medseg.config import Config
 from medseg.core.errors import DataError
-from medseg.core.files import make_folder, read_json, sha256_of, write_csv, write_json
+from medseg.core.files import make_folder, read_if_whole, sha256_of, write_csv, write_json
 from medseg.data.cases import Case, pseudonymize
 from medseg.data.checks import Record, check_case, hash_files, screen_cohort
 from medseg.data.layouts import find_cohort
@@ -70,6 +71,9 @@ def check(
         for _, record in workers.map(look, cases):
             found.append(record)
             advance(record.id)
+    for path in cache.glob("*.json"):  # of cases that are gone, or that had another id
+        if path.stem not in {case.id for case in cases}:
+            path.unlink()
     cohort = Cohort(layout, {case.id: case for case in cases}, tuple(screen_cohort(found)))
     report.cases.extend(_to_result(record) for record in cohort.records)
     write_csv(run.check / "cases.csv", [_to_row(record, config.data) for record in cohort.records])
@@ -86,12 +90,13 @@ def check(
 
 def _recall_or_check(case: Case, *, settings: Data, seed: int, cache: Path) -> Record:
     """Return the record of an earlier look at the same bytes with the same settings, or look."""
-    key = sha256_of([hash_files(case), settings.model_dump(mode="json"), case.id, case.group, seed])
+    key = sha256_of(
+        [__version__, hash_files(case), settings.model_dump(mode="json"), case.id, case.group, seed]
+    )
     path = cache / f"{case.id}.json"
-    if path.exists():
-        tree = read_json(path)
-        if tree.pop("key", None) == key:
-            return Record(**{name: _freeze(value) for name, value in tree.items()})
+    tree = read_if_whole(path)
+    if tree.pop("key", None) == key:
+        return Record(**{name: _freeze(value) for name, value in tree.items()})
     record = check_case(case, settings, seed)
     write_json(path, {"key": key, **record.to_json()}, compact=True)
     return record

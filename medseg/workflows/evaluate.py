@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,8 @@ def pair_files(reference: Path, predicted: Path, report: Report) -> Pairs:
             raise ConfigError(
                 "give two files or two folders of masks", hint="check both paths", code="INPUT_MISSING"
             )
-    references = {make_id(stem(path)): path for path in list_images(reference)}
-    masks = {make_id(stem(path)): path for path in list_images(predicted) if not stem(path).endswith("_prob")}
+    references = _index(list_images(reference))
+    masks = _index([path for path in list_images(predicted) if not stem(path).endswith("_prob")])
     for name in references.keys() - masks.keys():
         report.add(CaseResult(name, "rejected", "PREDICTION_MISSING", NO_PARTNER, "predict it too"))
     pairs = {name: (references[name], masks[name]) for name in sorted(references.keys() & masks.keys())}
@@ -82,14 +82,28 @@ def pair_files(reference: Path, predicted: Path, report: Report) -> Pairs:
     return pairs
 
 
+def _index(paths: Sequence[Path]) -> dict[str, Path]:
+    """Return id -> file.
+
+    Raises:
+        DataError: Two files have one id; which is meant, cannot be told.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        if (name := make_id(stem(path))) in found:
+            raise DataError(f"two masks have the id `{name}`", hint="remove one of them", code="DUPLICATE_ID")
+        found[name] = path
+    return found
+
+
 def find_labels(pairs: Pairs) -> dict[int, str]:
-    """Return the label values that occur in the references, named by their number."""
+    """Return the label values that occur in references or predictions, named by their number."""
     import numpy as np
 
     values: set[int] = set()
-    for reference, _ in pairs.values():
+    for path in (path for pair in pairs.values() for path in pair):
         try:
-            values |= set(np.unique(read_labels(reference).array).tolist())
+            values |= set(np.unique(read_labels(path).array).tolist())
         except DataError:
             continue  # reported when it is compared
     return {value: str(value) for value in sorted(values - {0})}

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from medseg import __version__
-from medseg.core.errors import ConfigError, DataError, ResourceError
-from medseg.core.files import make_folder, read_json, sweep, write_json
+from medseg.core.errors import ConfigError, DataError, ResourceError, is_out_of_memory
+from medseg.core.files import make_folder, read_if_whole, sweep, write_json
 from medseg.core.volume import Labels
 from medseg.data.cases import Case, pseudonymize
 from medseg.data.checks import hash_files
@@ -41,6 +41,7 @@ def infer(
     device: str = "auto",
     threads: int | None = None,
     save_probabilities: bool = False,
+    trust_code: bool = False,
     key_file: Path | None = None,
 ) -> TrainedModel:
     """Segment every input and write OUT/<id>.nii.gz (2D: .png), OUT/<id>.json and OUT/report.json.
@@ -51,7 +52,7 @@ def infer(
         CheckpointError: The model is missing, damaged or preprocesses differently.
     """
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    model = load_model(model_path, choose_device(device))
+    model = load_model(model_path, choose_device(device), trust_code=trust_code)
     cases = find_inputs(inputs, model.data)
     if key_file:
         cases = pseudonymize(cases, key_file)
@@ -82,7 +83,9 @@ def infer_case(segmenter: Segmenter, case: Case, out: Path, *, save_probabilitie
         result = _segment_case(segmenter, case, out, save_probabilities=save_probabilities)
     except DataError as error:
         result = CaseResult.of_error(case.id, error)
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         hint = "use --device cpu or a machine with more memory"
         shortage = ResourceError("out of memory", hint=hint, code="OUT_OF_MEMORY")
         result = CaseResult.of_error(case.id, shortage, "failed")
@@ -110,6 +113,9 @@ def _segment_case(segmenter: Segmenter, case: Case, out: Path, *, save_probabili
     image = load_image(case, len(model.data.channels))
     array, placement = preprocess_image(image, model.plan)
     labels, probabilities = segmenter.segment(array, placement, with_probabilities=save_probabilities)
+    # A sidecar vouches for what lies beside it: old results go first, or a kill in between would let it lie.
+    for old in (f"{case.id}.json", f"{case.id}_prob.nii.gz"):
+        (out / old).unlink(missing_ok=True)
     if probabilities is not None and len(outputs) == 3:
         write_probabilities(out / outputs[2], np.moveaxis(probabilities, 0, -1), case.images[0])
     warnings = [] if labels.array.any() else [("MASK_EMPTY", "no voxel was segmented")]
@@ -128,9 +134,9 @@ def versions() -> dict[str, str]:
 def is_done(out: Path, case_id: str, outputs: Sequence[str], identity: Mapping[str, Any]) -> bool:
     """Say whether the sidecar, which is written last, tells of the same input, model and settings."""
     sidecar = out / f"{case_id}.json"
-    if not sidecar.exists() or not all((out / name).exists() for name in outputs):
+    if not all((out / name).exists() for name in outputs):
         return False
-    tree = read_json(sidecar)
+    tree = read_if_whole(sidecar)
     return all(tree.get(key) == value for key, value in identity.items())
 
 
@@ -152,8 +158,9 @@ def write_sidecar(
     """Write OUT/<id>.json: what was segmented, from what, with what."""
     grid = labels.geometry
     counts: NDArray[np.int64] = np.bincount(labels.array.ravel(), minlength=max(model.data.labels) + 1)
+    voxel_ml = None if grid.is_picture else grid.voxel_volume_mm3 / 1000  # a picture has no size
     volumes = {
-        str(value): {"name": name, "volume_ml": round(float(counts[value]) * grid.voxel_volume_mm3 / 1000, 4)}
+        str(value): {"name": name, "volume_ml": voxel_ml and float(f"{counts[value] * voxel_ml:.6g}")}
         for value, name in model.data.labels.items()
     }
     write_json(

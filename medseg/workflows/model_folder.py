@@ -39,7 +39,7 @@ def write_model(
     splits, plan = run.load_splits(), run.load_plan()
     counts = {
         "cases": sum(map(len, splits.folds)),
-        "folds": len(splits.folds),
+        "folds planned": len(splits.folds),
         "test cases": len(splits.test),
     }
     card = Card(

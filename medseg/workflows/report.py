@@ -55,7 +55,7 @@ class Report:
 
     command: str
     cases: list[CaseResult] = field(default_factory=list)
-    extra: dict[str, Any] = field(default_factory=dict)  # "metrics", ... as interface.md lists them
+    extra: dict[str, Any] = field(default_factory=dict)  # "metrics", ... as the verb has them
     mlflow: dict[str, str] | None = None
     written: dict[str, Any] | None = None  # the last document written: stdout repeats it, seconds included
     started: float = field(default_factory=time.perf_counter)

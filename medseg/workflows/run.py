@@ -13,7 +13,8 @@ import numpy as np
 
 from medseg import __version__
 from medseg.config import Config
-from medseg.core.files import read_json, write_json
+from medseg.core.errors import ConfigError
+from medseg.core.files import read_json, write_bytes, write_json
 from medseg.core.volume import Volume
 from medseg.inference.model import load_model
 from medseg.inference.network import choose_device
@@ -34,6 +35,8 @@ from medseg.workflows.report import Report
 from medseg.workflows.run_folder import RunFolder
 from medseg.workflows.train import select_all, train_fold
 
+UNTRACKED: Any = {"summary": True, "licence": True, "expected": True, "split": {"test_ids"}}
+
 
 def run(
     config: Config,
@@ -48,6 +51,8 @@ def run(
     key_file: Path | None = None,
 ) -> None:
     """Run the whole pipeline; results are in RUN, `report` and MLflow."""
+    if not is_main_process():
+        raise ConfigError("several processes would preprocess at once", hint="torchrun is for `medseg train`")
     select_all(config)
     with Workers(config.workers) as workers:
         preprocess(config, data, folder, progress=progress, report=report, workers=workers, key_file=key_file)
@@ -110,8 +115,8 @@ def open_tracker(config: Config, folder: RunFolder, *, is_tracked: bool) -> Trac
     tracker = start_run(
         config.name,
         config.name,
-        params=config.model_dump(mode="json", exclude={"summary", "licence", "expected"}),
-        tags={"medseg.version": __version__, "medseg.command": "run"},
+        params=config.model_dump(mode="json", exclude=UNTRACKED),
+        tags={"medseg.version": __version__},
         run_id=known,
     )
     if tracker.run_id:
@@ -130,14 +135,14 @@ def score(
     device = choose_device(config.device)
     pairs: dict[str, tuple[Path, Path]] = {}
     for fold in folds:
-        segmenter = Segmenter(load_model(folder.model, device, folds=[fold]), config.infer)
+        segmenter = Segmenter(load_model(folder.model, device, folds=[fold], trust_code=True), config.infer)
         held_out = [folder.case(name) for name in splits.validation(fold)]
         predict_stored(segmenter, folder, held_out, f"fold_{fold}", progress=progress)
         pairs |= {
             case.id: (case.reference, predicted_file(folder, f"fold_{fold}", case.id)) for case in held_out
         }
     if splits.test:
-        segmenter = Segmenter(load_model(folder.model, device), config.infer)
+        segmenter = Segmenter(load_model(folder.model, device, trust_code=True), config.infer)
         test = [folder.case(name) for name in splits.test]
         predict_stored(segmenter, folder, test, "test", progress=progress)
         test_pairs = {case.id: (case.reference, predicted_file(folder, "test", case.id)) for case in test}
@@ -160,7 +165,8 @@ def evaluate_pairs(
         nsd_tolerance_mm=config.nsd_tolerance_mm,
     )
     report.extra["metrics"] = inner.extra["metrics"]
-    report.cases.extend(inner.bad_cases)
+    bad = {case.id for case in inner.bad_cases}
+    report.cases[:] = [case for case in report.cases if case.id not in bad] + inner.bad_cases
     return found
 
 
@@ -182,10 +188,8 @@ def track_results(
     for row in metrics["labels"].values():
         tracker.log_metrics({f"eval/{row['name']}/{name}": value for name, value in _numbers(row).items()})
     tracker.log_table(rows(cases), "cases.json")
-    for name in ("config.yaml", "plan.json", "splits.json"):
-        if name != "splits.json":  # it lists ids, which stay in the run folder
-            tracker.log_artifact(folder.root / name)
-    tracker.log_artifact(folder.model / "MODEL_CARD.md")
+    for name in ("config.yaml", "plan.json", "MODEL_CARD.md"):
+        tracker.log_artifact(folder.model / name)  # the model's copies name no case
     for path in sorted((folder.evaluation / "overlays").glob("*.png")):
         tracker.log_artifact(path, "overlays")
 
@@ -196,8 +200,6 @@ def _numbers(row: dict[str, Any]) -> dict[str, float | None]:
 
 def draw_overlays(config: Config, folder: RunFolder, cases: Sequence[CaseMetrics]) -> None:
     """Draw the worst, median and best case by mean Dice into RUN/evaluation/overlays."""
-    from medseg.core.files import write_bytes
-
     for rank, name in pick_cases({case.case_id: mean_dice(case) for case in cases}).items():
         stored = folder.case(name)
         part = next(p for p in folder.root.glob("predictions/fold_*") if (p / f"{name}.json").exists())

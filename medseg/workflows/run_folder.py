@@ -100,8 +100,8 @@ class RunFolder:
             changed = [key for key in value if _plain(old.get(key)) != _plain(value[key])]
             if changed:
                 raise ConfigError(
-                    f"the data changed after training began: {name} would differ in {', '.join(changed)}",
-                    hint="use another output folder, or the old data",
+                    f"data or device changed since training began: {name} differs in {', '.join(changed)}",
+                    hint="use another output folder, or the old data and device",
                     code="DATA_CHANGED",
                 )
         write_json(path, value)

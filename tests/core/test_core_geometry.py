@@ -152,3 +152,17 @@ def test_a_geometry_cannot_be_changed_behind_its_back():
     assert grid.spacing_mm == (1, 1, 1)
     with pytest.raises(ValueError, match="read-only"):
         grid.affine[0, 0] = 7
+
+
+def test_a_mirror_image_of_a_microscopic_grid_is_another_grid():
+    grid = Geometry.of_spacing((64, 64, 1), (1e-4, 1e-4, 1e-4))
+    mirrored = grid.affine.copy()
+    mirrored[0, 0] *= -1
+    mirrored[0, 3] = 63e-4
+    assert "apart" in grid.differs_from(Geometry(grid.shape, mirrored))
+
+
+def test_a_picture_has_no_place_in_a_patient():
+    assert Geometry((4, 3, 1), np.eye(4)).is_picture
+    assert not Geometry((4, 3, 2), np.eye(4)).is_picture
+    assert not Geometry.of_spacing((4, 3, 1), (0.5, 1, 1)).is_picture

@@ -239,3 +239,14 @@ def test_the_nonzero_box_is_the_smallest_that_holds_all(data):
 
 def test_an_image_of_zeros_keeps_its_grid():
     assert nonzero_box(np.zeros((1, 4, 3, 2))) == ((0, 0, 0), (4, 3, 2))
+
+
+def test_the_hash_of_a_detached_header_covers_its_voxels(tmp_path):
+    header = "NDims = 3\nDimSize = 2 2 1\nElementType = MET_UCHAR\nElementSpacing = 1 1 2\n"
+    header += "TransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 0 0 0\nElementDataFile = a.raw\n"
+    (tmp_path / "a.mhd").write_text(header)
+    found = set()
+    for voxels in (b"\0\1\2\3", b"\0\1\2\4"):
+        (tmp_path / "a.raw").write_bytes(voxels)
+        found.add(hash_files(Case("a", (tmp_path / "a.mhd",)))[0])
+    assert len(found) == 2 and "" not in found

@@ -81,3 +81,8 @@ def test_an_empty_folder_holds_no_case(tmp_path):
     with pytest.raises(DataError) as caught:
         listed(tmp_path)
     assert caught.value.code == "NO_CASES"
+
+
+def test_a_patient_folder_without_a_readable_image_is_reported_not_lost(tmp_path):
+    touch(tmp_path, "p1/scan.nii", "p2/scan.dcm")
+    assert [len(case.images) for case in find_inputs([tmp_path], make_data())] == [1, 0]

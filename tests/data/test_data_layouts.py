@@ -200,11 +200,11 @@ def test_a_number_is_a_channel_only_where_all_can_be(tmp_path, names, n_channels
 # --- two folders -------------------------------------------------------------------------------
 
 
-def test_images_and_labels_are_paired_by_name_across_formats(tmp_path):
+def test_images_and_labels_are_paired_by_name_across_formats_and_none_is_dropped(tmp_path):
     touch(tmp_path, "images/a.tif", "images/b.png", "instances/a.png", "instances/c.png")
     assert listed(tmp_path) == (
         "folders",
-        {"a": (["images/a.tif"], "a.png"), "b": (["images/b.png"], None)},
+        {"a": (["images/a.tif"], "a.png"), "b": (["images/b.png"], None), "c": ([], "c.png")},
     )
 
 
@@ -397,3 +397,21 @@ def test_a_table_without_rows_holds_no_case(tmp_path):
 
 def test_one_id_in_two_rows_is_refused(tmp_path):
     assert refuse(write_table(tmp_path, "t.csv", "id,c0\nx,a.nii.gz\nx,b.nii.gz\n")).code == "DUPLICATE_ID"
+
+
+def test_one_file_cannot_stand_for_two_of_three_channels(tmp_path):
+    rows = [{"id": "a", "c0": "x.nii", "c1": "y.nii", "c2": "x.nii", "label": "l.nii"}]
+    touch(tmp_path, "x.nii", "y.nii", "l.nii")
+    (tmp_path / "list.json").write_text(json.dumps(rows))
+    assert refuse(tmp_path / "list.json", n_channels=3).code == "CHANNEL_AMBIGUOUS"
+
+
+def test_a_group_pattern_that_misses_an_id_is_refused(tmp_path):
+    make_folders(tmp_path)
+    assert refuse(tmp_path, ConfigError, group_pattern=r"^visit_(\d+)").code == "GROUP_UNMATCHED"
+
+
+@pytest.mark.parametrize("pattern", ["no group", "(unclosed"])
+def test_a_group_pattern_that_cannot_name_a_patient_is_refused(pattern):
+    with pytest.raises(ValueError, match="group_pattern"):
+        make_data(group_pattern=pattern)

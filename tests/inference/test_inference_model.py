@@ -230,3 +230,15 @@ def test_weights_of_a_strange_network_are_refused():
     with pytest.raises(CheckpointError) as caught:
         copy_weights(nn.Linear(4, 4), nn.Linear(4, 5))
     assert caught.value.code == "MODEL_MISFIT"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"name": "os:getcwd", "options": {}}},
+        {"infer": {"overlap": 0.5, "mirror": False, "postprocess": [{"name": "os:getcwd", "options": {}}]}},
+    ],
+)
+def test_a_model_that_names_foreign_code_is_refused_before_it_is_imported(folder: Path, change: dict):
+    edit(folder / "model.json", **change)
+    assert refuse(folder).code == "MODEL_RUNS_CODE"

@@ -119,4 +119,21 @@ def test_a_reference_that_cannot_be_read_is_reported_when_it_is_compared(
     (folders[0] / "b.nii.gz").write_bytes(b"")
     result = medseg("evaluate", *folders, "-o", tmp_path / "OUT", "--json")
     assert result.exit_code == 3 and "NII_EMPTY b: " in result.stderr
-    assert list(document(result)["metrics"]["labels"]) == ["1"]
+    assert [case["status"] for case in document(result)["cases"]] == ["done", "rejected"]
+
+
+def test_two_masks_with_one_id_are_refused(tmp_path):
+    for name in ("reference/a.nii.gz", "masks/a.nii.gz", "masks/a.nrrd"):
+        grid = Geometry.of_spacing((3, 3, 3), (1, 1, 2))
+        write_labels(tmp_path / name, Labels(np.ones((3, 3, 3), np.uint8), grid))
+    result = medseg("evaluate", tmp_path / "reference", tmp_path / "masks", "-o", tmp_path / "out")
+    assert result.exit_code == 3
+    assert "DUPLICATE_ID" in result.stderr
+
+
+def test_a_value_in_predictions_only_is_evaluated_as_spurious(tmp_path):
+    grid = Geometry.of_spacing((3, 3, 3), (1, 1, 2))
+    for folder, value in (("reference", 0), ("masks", 7)):
+        write_labels(tmp_path / folder / "a.nii.gz", Labels(np.full((3, 3, 3), value, np.uint8), grid))
+    result = medseg("evaluate", tmp_path / "reference", tmp_path / "masks", "-o", tmp_path / "out", "--json")
+    assert document(result)["metrics"]["labels"]["7"]["n_spurious"] == 1
