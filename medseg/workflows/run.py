@@ -184,9 +184,11 @@ def track_results(
     metrics = report.extra["metrics"]
     write_model(config, folder, {}, scores=[{"label": key, **row} for key, row in metrics["labels"].items()])
     draw_overlays(config, folder, cases)
-    tracker.log_metrics({f"eval/{name}": value for name, value in _numbers(metrics["mean"]).items()})
+    # "whole_cases" sorts behind "train" and "val": the charts over epochs come first in MLflow.
+    tracker.log_metrics({f"whole_cases/{name}": value for name, value in _numbers(metrics["mean"]).items()})
     for row in metrics["labels"].values():
-        tracker.log_metrics({f"eval/{row['name']}/{name}": value for name, value in _numbers(row).items()})
+        numbers = _numbers(row).items()
+        tracker.log_metrics({f"whole_cases/{row['name']}/{name}": value for name, value in numbers})
     tracker.log_table(rows(cases), "cases.json")
     for name in ("config.yaml", "plan.json", "MODEL_CARD.md"):
         tracker.log_artifact(folder.model / name)  # the model's copies name no case

@@ -12,12 +12,12 @@ import torch.distributed as dist
 
 from medseg.config import Config
 from medseg.core.errors import ConfigError
-from medseg.core.files import make_folder, read_json, sha256_of, write_csv, write_json
+from medseg.core.files import make_folder, read_json, sha256_of, sha256_of_file, write_csv, write_json
 from medseg.core.select import select
 from medseg.data.loader import Patches, open_loader
 from medseg.data.plan import Plan
 from medseg.data.store import StoredCase
-from medseg.inference.model import load_model
+from medseg.inference.model import SUMS, find_model, load_model
 from medseg.inference.network import build_network, choose_device, copy_weights
 from medseg.losses import LOSSES, deep_supervised
 from medseg.models import MODELS
@@ -102,6 +102,7 @@ def train_fold(
     fold = load_fold(run, config, number)
     device = choose_device(config.device)
     folder = make_folder(run.fold(number))
+    _settle_start(run, number, init_from)
     with process_group(device) as share:
         state, job = _set_up(config, fold, device, share, init_from)
         fingerprint = fold.fingerprint(config)
@@ -139,7 +140,7 @@ def _set_up(
         fold.plan,
         config.augment,
         seed=config.seed,
-        foreground_every=(max(1, round(batch * config.train.foreground_share)), batch),
+        foreground_every=(_count_foreground(batch, config.train.foreground_share), batch),
         extra=extra,
     )
     workers = LOADER_WORKERS_GPU if device.type == "cuda" else 0
@@ -162,6 +163,31 @@ def _set_up(
         ),
     )
     return state, job
+
+
+def _count_foreground(batch: int, share: float) -> int:
+    """Return how many samples of a batch are centred on foreground: at least one, unless none is wanted."""
+    return max(1, round(batch * share)) if share else 0
+
+
+def _settle_start(run: RunFolder, number: int, init_from: Path | None) -> None:
+    """Note which model a fold starts from; once noted or trained, another start is refused.
+
+    Raises:
+        ConfigError: CONFIG_CHANGED.
+    """
+    folder = run.fold(number)
+    path = folder / "start.json"
+    start = {"init_sha256": sha256_of_file(find_model(init_from) / SUMS) if init_from else None}
+    known = read_json(path) if path.exists() else {"init_sha256": None}
+    if known != start and (path.exists() or (folder / "checkpoint.pt").exists()):
+        raise ConfigError(
+            "this fold began from other weights",
+            hint="give the same --init-from as before, or use another run folder",
+            code="CONFIG_CHANGED",
+        )
+    if init_from:
+        write_json(path, start)
 
 
 def _build_extra(name: str, options: dict[str, object]) -> Callable[[], object]:

@@ -197,6 +197,12 @@ def test_training_can_start_from_another_models_weights(tiny_run: Path, tmp_path
     assert (run / name).read_bytes() != (tiny_run / name).read_bytes()
 
 
+def test_a_fold_that_began_cannot_get_another_start(tiny_run: Path, tmp_path: Path):
+    run = Path(shutil.copytree(tiny_run, tmp_path / "RUN"))
+    result = medseg("train", run, "--init-from", tiny_run, "--no-tracking", "-q")
+    assert result.exit_code == 2 and "CONFIG_CHANGED" in result.stderr
+
+
 def test_masks_do_not_depend_on_who_else_is_segmented(tiny_cohort: Path, tiny_run: Path, tmp_path: Path):
     images = tiny_cohort / "imagesTr"
     medseg("infer", images, "-m", tiny_run, "-o", tmp_path / "all", "--threads", "1", "-q")
