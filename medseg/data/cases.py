@@ -17,6 +17,7 @@ from medseg.core.files import write_bytes
 
 SAFE_ID = re.compile(r"[^A-Za-z0-9._+-]")
 RESERVED = {"report"}  # report.json stands beside the cases' own files
+PROBABILITIES = "_prob"  # <id>_prob.nii.gz holds the probabilities of <id>
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Case:
 def make_id(text: str) -> str:
     """Return `text` as a name that is safe in file systems and never hidden."""
     name = SAFE_ID.sub("_", text).lstrip(".-") or "case"
-    return f"{name}_" if name in RESERVED else name
+    return f"{name}_" if name in RESERVED or name.endswith(PROBABILITIES) else name
 
 
 def confine(root: Path, relative: str) -> Path:

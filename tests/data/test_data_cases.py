@@ -107,3 +107,7 @@ def test_the_key_is_readable_by_its_owner_only(tmp_path):
     pseudonymize([Case("a", ())], tmp_path / "key")
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
     assert len((tmp_path / "key").read_bytes()) == 32
+
+
+def test_a_case_cannot_take_the_name_of_another_ones_probabilities():
+    assert make_id("a_prob") == "a_prob_"
