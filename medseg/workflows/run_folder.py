@@ -100,7 +100,7 @@ class RunFolder:
             changed = [key for key in value if _plain(old.get(key)) != _plain(value[key])]
             if changed:
                 raise ConfigError(
-                    f"data or device changed since training began: {name} differs in {', '.join(changed)}",
+                    f"data or device changed after training: {name} would differ in {', '.join(changed)}",
                     hint="use another output folder, or the old data and device",
                     code="DATA_CHANGED",
                 )
