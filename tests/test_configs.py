@@ -42,8 +42,8 @@ def test_resolves_and_changes_its_pipeline(path):
 @every_file
 def test_names_a_model_and_a_loss_with_known_options(path):
     config = resolve(find_pipeline(pipeline_of(path)), path)
-    select("model", MODELS, config.model.name, config.model.options)
-    select("loss", LOSSES, config.loss.name, config.loss.options)
+    assert select("model", MODELS, config.model.name, config.model.options).keywords == config.model.options
+    assert select("loss", LOSSES, config.loss.name, config.loss.options).keywords == config.loss.options
 
 
 @every_file
