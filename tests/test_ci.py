@@ -17,8 +17,9 @@ def clone(tmp_path):
     for folder in (root / ".ci", root / ".venv" / "bin", tmp_path / "bin"):
         folder.mkdir(parents=True)
     shutil.copy(SCRIPT, root / ".ci" / "run")
-    for name in ("python", "ruff", "mypy", "pytest"):
+    for name in ("python", "ruff", "mypy", "pytest", "dcm2niix", "segimage2itkimage"):
         write_tool(root / ".venv" / "bin" / name, "exit 0")
+    write_tool(tmp_path / "bin" / "dciodvfy", "exit 0")
     write_tool(
         tmp_path / "bin" / "make", f'echo "$1 data=${{MEDSEG_DATA:-}}" >> {tmp_path}/made; exit ${{FAIL:-0}}'
     )
@@ -56,7 +57,7 @@ def test_named_data_win_even_where_they_are_missing(clone):
     assert run(clone, MEDSEG_DATA="/nowhere")[1][-1] == "test data=/nowhere"
 
 
-@pytest.mark.parametrize("tool", ["ruff", "mypy", "pytest"])
+@pytest.mark.parametrize("tool", ["ruff", "mypy", "pytest", "dcm2niix", "segimage2itkimage"])
 def test_fails_before_anything_is_verified_where_a_tool_is_absent(clone, tool):
     (clone / ".venv" / "bin" / tool).unlink()
     code, made = run(clone)
