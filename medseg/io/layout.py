@@ -13,9 +13,8 @@ from medseg.core.geometry import Affine, Geometry
 from medseg.core.volume import Volume
 from medseg.io.compression import DEFLATED, PLAIN, Stream
 from medseg.io.grids import make_grid
-from medseg.io.safety import MAX_EXPANSION
+from medseg.io.safety import MAX_EXPANSION, max_image_bytes
 
-MAX_BYTES = 2**35  # as in nifti.py
 WBITS = {"raw": PLAIN, "gzip": DEFLATED, "gz": DEFLATED, "zlib": DEFLATED, "bzip2": PLAIN, "bz2": PLAIN}
 
 
@@ -62,8 +61,8 @@ def decode(layout: Layout, stored: memoryview) -> Volume:
     """
     geometry = layout.geometry
     needed = math.prod(layout.sizes) * layout.dtype.itemsize
-    if needed > MAX_BYTES:
-        raise _error(layout, "TOO_LARGE", f"the header asks for {needed} bytes, more than {MAX_BYTES}")
+    if needed > (limit := max_image_bytes()):
+        raise _error(layout, "TOO_LARGE", f"the header asks for {needed} bytes, more than {limit}")
     if layout.encoding in ("bzip2", "bz2"):
         stored = memoryview(_decompress_bzip2(layout, stored, needed))
     wbits = WBITS[layout.encoding]

@@ -19,13 +19,10 @@ from medseg.io.compression import DEFLATED, GZIP_MAGIC, PLAIN, Stream, compress
 from medseg.io.format import Format
 from medseg.io.grids import make_grid
 from medseg.io.nifti_header import SIZE_1, Header, looks_like_header, not_nifti, read_header
-from medseg.io.safety import MAX_EXPANSION, read_bytes
+from medseg.io.safety import MAX_EXPANSION, max_image_bytes, read_bytes
 from medseg.io.voxels import check_finite
 
 SUFFIXES = (".nii.gz", ".nii")
-MAX_BYTES = 2**35
-"""Voxel bytes a file may expand to: a 32 GiB guard against gzip bombs, four 2048^3 int8 volumes."""
-
 _HEAD_BYTES = 1 << 16
 _TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "data_type", "db_name")
 _MAX_DIM_1 = 32767  # dim is int16 in NIfTI-1
@@ -39,12 +36,11 @@ def sniff(head: bytes) -> bool:
         return False
 
 
-def read(path: Path, *, max_bytes: int = MAX_BYTES) -> Volume:
+def read(path: Path) -> Volume:
     """Read a NIfTI file.
 
     Args:
         path: .nii.gz or .nii; 2D, 3D, (i,j,k,c) or (i,j,k,1,c).
-        max_bytes: Refuse to expand beyond this.
 
     Returns:
         (C, I, J, K) in the stored type where the header asks for no scaling, else float32.
@@ -55,7 +51,7 @@ def read(path: Path, *, max_bytes: int = MAX_BYTES) -> Volume:
     data = read_bytes(path, "NII")
     stream = _open_stream(data)
     header, used = read_header(stream)
-    _check_size(header, len(data), max_bytes)
+    _check_size(header, len(data), max_image_bytes())
     stream.skip(header.offset - used)
     stored = np.frombuffer(stream.take(header.voxel_bytes), header.dtype)
     stream.finish()
@@ -119,7 +115,7 @@ def _check_size(header: Header, file_bytes: int, max_bytes: int) -> None:
     if needed > max_bytes:
         raise FormatError(
             f"the header asks for {needed} bytes, more than {max_bytes}",
-            hint="the header is damaged, or the image must be split",
+            hint="the header is damaged, or the image must be split, or MEDSEG_MAX_IMAGE_GB raised",
             code="NII_TOO_LARGE",
         )
     if needed > file_bytes * MAX_EXPANSION:

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from medseg.core.errors import DataError, FormatError
+from medseg.core.errors import ConfigError, DataError, FormatError
 
 MAX_EXPANSION = 1032
 """Most bytes that one byte of a deflate stream can become (zlib technical notes, "Maximum Compression
 Factor"); a header that asks for more than this many times the file cannot be telling the truth."""
+
+DEFAULT_IMAGE_GB = 32.0
+"""Four 2048^3 volumes of bytes: more is a decompression bomb until somebody says otherwise."""
+
+
+def max_image_bytes() -> int:
+    """Return how many bytes of voxels one image may have: MEDSEG_MAX_IMAGE_GB GiB.
+
+    Raises:
+        ConfigError: CONFIG, where the variable is no positive number.
+    """
+    text = os.environ.get("MEDSEG_MAX_IMAGE_GB", "") or str(DEFAULT_IMAGE_GB)
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit < float("inf"):
+        raise ConfigError(
+            f"MEDSEG_MAX_IMAGE_GB is `{text}`, not a positive number", hint="give GiB, or unset it"
+        )
+    return int(limit * 2**30)
 
 
 def read_bytes(path: Path, prefix: str, count: int = -1) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medseg import io
-from medseg.core.errors import DataError
+from medseg.core.errors import ConfigError, DataError
 from medseg.io import nifti
 from tests.bad_nifti import (
     AFFINE,
@@ -125,11 +125,20 @@ def test_gzip_bomb_is_refused_quickly(tmp_path: Path) -> None:
     assert time.process_time() - start < 0.5
 
 
-def test_size_limit_is_an_option(tmp_path: Path) -> None:
+def test_size_limit_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_image(tmp_path / "a.nii.gz")
-    with pytest.raises(DataError) as caught:
-        nifti.read(path, max_bytes=2000)
-    assert caught.value.code == "NII_TOO_LARGE"
+    monkeypatch.setenv("MEDSEG_MAX_IMAGE_GB", "1e-7")
+    assert code_of(path) == "NII_TOO_LARGE"
+
+
+@pytest.mark.parametrize("text", ["many", "0", "-1", "inf", "nan"])
+def test_size_limit_must_be_a_positive_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    path = write_image(tmp_path / "a.nii.gz")
+    monkeypatch.setenv("MEDSEG_MAX_IMAGE_GB", text)
+    with pytest.raises(ConfigError):
+        nifti.read(path)
 
 
 def test_zeros_after_the_voxels_are_padding(tmp_path: Path) -> None:

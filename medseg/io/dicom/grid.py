@@ -120,8 +120,7 @@ def make_geometry(
         degrees = math.degrees(math.atan2(np.linalg.norm(stack.shifts_mm[-1]), stack.distances_mm[-1]))
         warnings.append(("DICOM_TILT_REPAIRED", f"a tilt of {degrees:.2f} degrees was resampled away"))
     if is_uneven:
-        text = f"slices at uneven distances were resampled to steps of {step:.4g} mm"
-        warnings.append(("DICOM_Z_RESAMPLED", text))
+        warnings.append(("DICOM_Z_RESAMPLED", f"uneven slices were resampled to steps of {step:.4g} mm"))
     repairs = "+".join(name for name, on in (("tilt", is_tilted), ("resample_z", is_uneven)) if on)
     return geometry, repairs, tuple(warnings)  # type: ignore[return-value]
 

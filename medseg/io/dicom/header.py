@@ -28,6 +28,7 @@ from medseg.io.dicom.frames import read_frames
 from medseg.io.dicom.pixels import inflate
 from medseg.io.dicom.scan import Frame, Instance, Pixels
 from medseg.io.dicom.tags import PIXEL_ELEMENTS, TAGS, integer, text, texts
+from medseg.io.safety import max_image_bytes
 
 IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 DEFLATED, MEDIA_DIRECTORY = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.3.10"
@@ -35,7 +36,6 @@ NATIVE = {IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN, DEFLATED}
 LOSSY = {f"1.2.840.10008.1.2.4.{last}" for last in ("50", "51", "81", "91", "203")}
 MAX_HEADER_BYTES = 1 << 30  # of an inflated file: the size of a large multi-frame object
 MAX_FRAME_PIXELS = 1 << 28  # 16384 x 16384
-MAX_FILE_BYTES = 1 << 36
 
 PARSE_ERRORS = (
     ArithmeticError,
@@ -305,10 +305,10 @@ def check_layout(pixels: Pixels, size: int) -> DataError | None:
         return _header(f"high bit {p.high_bit} for {p.bits_stored} of {p.bits_allocated} bits")
     frame = p.rows * p.columns
     claimed = frame * p.frames * p.samples * p.bits_allocated // 8
-    if frame > MAX_FRAME_PIXELS or claimed > MAX_FILE_BYTES:
+    if frame > MAX_FRAME_PIXELS or claimed > max_image_bytes():
         return FormatError(
             f"the header claims {p.frames} frames of {p.rows} x {p.columns} pixels, {claimed} bytes",
-            hint=f"medseg reads frames of at most {MAX_FRAME_PIXELS} pixels; the header is probably damaged",
+            hint="the header is probably damaged; if it is not, raise MEDSEG_MAX_IMAGE_GB",
             code="DICOM_TOO_LARGE",
         )
     there = min(p.length, size - p.offset) if p.offset >= 0 else p.length
