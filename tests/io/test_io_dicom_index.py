@@ -23,8 +23,12 @@ def test_every_file_is_listed_once_though_links_lead_to_it_again(tmp_path):
     (tmp_path / "a" / "one").write_bytes(b"1")
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     (tmp_path / "b").symlink_to(tmp_path / "a" / "one")
-    (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
     assert [path.name for path in list_tree(tmp_path)] == ["b"]
+
+
+def test_link_to_nowhere_is_listed_for_it_may_stand_for_a_slice(tmp_path):
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
+    assert [path.name for path in list_tree(tmp_path)] == ["nowhere"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
@@ -47,7 +51,7 @@ def test_two_series_must_be_chosen_from(study):
     with pytest.raises(DataError) as caught:
         choose_scans(find_series(study))
     assert caught.value.code == "SERIES_AMBIGUOUS"
-    assert "[1] CT, 7 x 6 x 5 voxels of 0.75 x 1.25 x 3 mm" in caught.value.message
+    assert "[1] CT, axial, 7 x 6 x 5 voxels of 0.75 x 1.25 x 3 mm" in caught.value.message
     assert "[2] MR" in caught.value.message
 
 

@@ -106,10 +106,15 @@ class _Values:
     def number(self, attribute: str) -> float | None:
         return number(*self.find(attribute))
 
+    def scaling(self, attribute: str) -> float | None:
+        """Return None where the attribute is absent, NaN where it is there without a value."""
+        holder, name = self.find(attribute)
+        return number(holder, name) if name not in holder or holder.get(name) not in (None, "") else math.nan
+
 
 def _frame(instance: Instance, header: Dataset, groups: Mapping[str, Dataset], index: int) -> Frame:
     values = _Values(header, groups)
-    slope, intercept = values.number("RescaleSlope"), values.number("RescaleIntercept")
+    slope, intercept = values.scaling("RescaleSlope"), values.scaling("RescaleIntercept")
     spacing, position = values.numbers("PixelSpacing"), values.numbers("ImagePositionPatient")
     return Frame(
         instance=instance,
@@ -120,6 +125,7 @@ def _frame(instance: Instance, header: Dataset, groups: Mapping[str, Dataset], i
         thickness_mm=values.number("SliceThickness"),
         slope=1.0 if slope is None else slope,
         intercept=0.0 if intercept is None else intercept,
+        is_rescaled=slope is not None,
         frame_of_reference=text(header, "FrameOfReferenceUID"),
         number=integer(header, "InstanceNumber", -1) if not groups else index,
         traits=tuple(_traits(values, instance)),
@@ -160,4 +166,3 @@ def _direction(values: _Values) -> str:
     item = values.groups.get("DiffusionBValue")
     inner = item.get("DiffusionGradientDirectionSequence") if item is not None else None
     return text(inner[0], "DiffusionGradientOrientation") if inner else ""
-

@@ -25,17 +25,28 @@ from pydicom.tag import BaseTag
 
 from medseg.core.errors import DataError, FormatError
 from medseg.io.dicom.frames import read_frames
+from medseg.io.dicom.layout import BIG_ENDIAN, DEFLATED, IMPLICIT, NATIVE, check_layout, read_layout
 from medseg.io.dicom.pixels import inflate
-from medseg.io.dicom.scan import Frame, Instance, Pixels
-from medseg.io.dicom.tags import PIXEL_ELEMENTS, TAGS, integer, text, texts
-from medseg.io.safety import max_image_bytes
+from medseg.io.dicom.scan import Frame, Instance
+from medseg.io.dicom.tags import PIXEL_ELEMENTS, TAGS, text, texts
 
-IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
-DEFLATED, MEDIA_DIRECTORY = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.3.10"
-NATIVE = {IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN, DEFLATED}
+MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+SUFFIXES = {".dcm", ".ima", ".dicom"}
+NOT_IMAGES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTRECORD", "REG", "SR", "PR", "KO", "DOC", "M3D", "ECG"}
+"""Modalities that hold no intensity image, whatever their pixels (PS3.3 C.7.3.1.1.1)."""
+NOT_IMAGE_CLASSES = tuple(
+    f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("66", "88.", "11.", "481.2", "481.3", "481.5", "104.")
+)
+"""SOP classes of segmentations, reports, presentations, doses, structures, plans and documents."""
+NO_PIXELS = (
+    *NOT_IMAGE_CLASSES,
+    *(f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("9.", "4.2", "67", "78.", "79.", "80.", "131", "481.")),
+    "1.2.840.10008.5.1.4.3",
+    "1.2.840.10008.5.1.4.4",
+)
+"""The same and waveforms, spectra, measurements, mappings and protocols."""
 LOSSY = {f"1.2.840.10008.1.2.4.{last}" for last in ("50", "51", "81", "91", "203")}
 MAX_HEADER_BYTES = 1 << 30  # of an inflated file: the size of a large multi-frame object
-MAX_FRAME_PIXELS = 1 << 28  # 16384 x 16384
 
 PARSE_ERRORS = (
     ArithmeticError,
@@ -56,6 +67,7 @@ FACTS = {
     "laterality": "Laterality",
     "image_laterality": "ImageLaterality",
     "patient_position": "PatientPosition",
+    "patient_orientation": "PatientOrientation",
     "images_in_acquisition": "ImagesInAcquisition",
     "lossy": "LossyImageCompression",
     "acquisition": "AcquisitionNumber",
@@ -121,20 +133,21 @@ def _damaged(why: str) -> FormatError:
 def _read(path: Path, stream: BinaryIO) -> tuple[Instance, tuple[Frame, ...]] | None:
     head = stream.read(132)
     size = os.fstat(stream.fileno()).st_size
-    is_part10 = head[128:132] == b"DICM"
+    start = 132 if head[128:132] == b"DICM" else 4 if head[:4] == b"DICM" else 0
+    is_part10 = start > 0
     if not is_part10 and not _looks_like_a_dataset(head):
-        if not head and path.suffix.lower() in {".dcm", ".ima"}:
-            raise _damaged("it is empty")
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            raise _damaged("it is empty" if not head else "it is something else")
         return None
-    stream.seek(132 if is_part10 else 0)
+    stream.seek(start)
     meta = read_meta(stream)
     if meta.get(0x00020002) == MEDIA_DIRECTORY or path.name.upper() == "DICOMDIR":
         return None
     syntax = meta.get(0x00020010, IMPLICIT)
     header, found = parse(stream, syntax)
-    if not text(header, "SOPClassUID") and "Rows" not in header and not text(header, "Modality"):
+    if found is None and not (has_no_pixels(header) or text(header, "SeriesInstanceUID")):
         if is_part10 or meta:
-            raise _damaged("it ends before it says what it is")
+            raise _damaged("it ends before it says which series it belongs to")
         return None
     instance = describe(path, header, syntax, found, size)
     if instance.error is not None or instance.pixels is None:
@@ -215,7 +228,7 @@ def describe(
     path: Path, header: Dataset, syntax: str, found: tuple[int, int, int] | None, size: int
 ) -> Instance:
     """Return a file's identity, pixel layout and facts; what is wrong with its pixels becomes its error."""
-    pixels = _layout(header, syntax, found) if found else None
+    pixels = read_layout(header, syntax, found) if found else None
     references = {
         str(item.value)
         for sequence in ("ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence")
@@ -245,8 +258,12 @@ def describe(
     )
     if pixels is not None:
         return replace(instance, error=check_layout(pixels, size))
-    is_cut = "Rows" in header or "ImagePositionPatient" in header
-    return replace(instance, error=_no_pixels() if is_cut else None)
+    return replace(instance, error=None if has_no_pixels(header) else _no_pixels())
+
+
+def has_no_pixels(header: Dataset) -> bool:
+    """Whether an object of this kind is whole without pixel data; an image that ends early is not."""
+    return text(header, "Modality") in NOT_IMAGES or text(header, "SOPClassUID").startswith(NO_PIXELS)
 
 
 def _walk_uids(items: Any, keyword: str) -> Iterator[Any]:
@@ -262,72 +279,3 @@ def _no_pixels() -> FormatError:
     return FormatError(
         "a file of the series ends before its pixel data", hint="export it again", code="DICOM_TRUNCATED"
     )
-
-
-def _layout(header: Dataset, syntax: str, found: tuple[int, int, int]) -> Pixels:
-    tag, length, offset = found
-    allocated = integer(header, "BitsAllocated", 16)
-    stored = integer(header, "BitsStored", allocated)
-    kind = PIXEL_ELEMENTS[tag]
-    return Pixels(
-        syntax=syntax,
-        offset=offset,
-        length=length,
-        rows=integer(header, "Rows", 0),
-        columns=integer(header, "Columns", 0),
-        frames=integer(header, "NumberOfFrames", 1),
-        samples=integer(header, "SamplesPerPixel", 1),
-        bits_allocated={"float": 32, "double": 64}.get(kind, allocated),
-        bits_stored={"float": 32, "double": 64}.get(kind, stored),
-        high_bit=integer(header, "HighBit", stored - 1),
-        is_signed=integer(header, "PixelRepresentation", 0) == 1,
-        photometric=text(header, "PhotometricInterpretation").upper(),
-        kind=kind,
-    )
-
-
-def check_layout(pixels: Pixels, size: int) -> DataError | None:
-    """Say what makes these pixels impossible, absurd or incomplete; nothing has been allocated yet.
-
-    Args:
-        pixels: What the header says.
-        size: Bytes of the file.
-    """
-    p = pixels
-    if p.rows < 1 or p.columns < 1 or p.frames < 1 or p.samples < 1:
-        return _header(f"{p.rows} rows, {p.columns} columns, {p.frames} frames, {p.samples} samples a pixel")
-    if not p.photometric:
-        return _header("no PhotometricInterpretation")
-    whole_bytes = p.bits_allocated in {8, 16, 32, 64} or (p.bits_allocated == 1 and p.bits_stored == 1)
-    if not whole_bytes or not 1 <= p.bits_stored <= p.bits_allocated:
-        return _header(f"{p.bits_stored} bits stored in {p.bits_allocated} allocated")
-    if not p.bits_stored - 1 <= p.high_bit < p.bits_allocated:
-        return _header(f"high bit {p.high_bit} for {p.bits_stored} of {p.bits_allocated} bits")
-    frame = p.rows * p.columns
-    claimed = frame * p.frames * p.samples * p.bits_allocated // 8
-    if frame > MAX_FRAME_PIXELS or claimed > max_image_bytes():
-        return FormatError(
-            f"the header claims {p.frames} frames of {p.rows} x {p.columns} pixels, {claimed} bytes",
-            hint="the header is probably damaged; if it is not, raise MEDSEG_MAX_IMAGE_GB",
-            code="DICOM_TOO_LARGE",
-        )
-    there = min(p.length, size - p.offset) if p.offset >= 0 else p.length
-    needed = -(-frame * p.frames * p.samples * p.bits_allocated // 8)
-    if p.photometric == "YBR_FULL_422" and p.samples == 3:
-        needed = needed * 2 // 3
-    if p.length < 0 and p.syntax not in NATIVE:
-        there, needed = size, 8 * p.frames  # every frame is an item with a head of 8 bytes
-    if p.length >= 0 and p.syntax not in NATIVE:
-        return _header("compressed pixel data without fragments")
-    if there < needed:
-        return FormatError(
-            f"a file holds {max(there, 0)} bytes of pixel data where its header asks for {needed}",
-            hint="the file was cut off; export it again",
-            code="DICOM_TRUNCATED",
-        )
-    return None
-
-
-def _header(what: str) -> FormatError:
-    return FormatError(f"a header is impossible: {what}", hint="export the series again", code="DICOM_HEADER")
-

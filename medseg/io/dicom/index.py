@@ -10,7 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from medseg.core.errors import ConfigError, DataError, FormatError
+from medseg.core.geometry import Geometry
 from medseg.io.dicom.header import quiet, read_instance
 from medseg.io.dicom.scan import Candidate, Index, Options, Scan, Series
 from medseg.io.dicom.series import Member, build_series
@@ -69,9 +72,10 @@ def list_tree(root: Path) -> Iterator[Path]:
             path = Path(folder, name)
             try:
                 status = path.stat()
-            except OSError:  # a link to nowhere
+            except OSError:  # a link to nowhere: what it stood for may be missing
+                yield path
                 continue
-            if path.is_file() and (path.is_symlink() is False or (status.st_dev, status.st_ino) not in seen):
+            if path.is_file() and (status.st_dev, status.st_ino) not in seen:
                 seen.add((status.st_dev, status.st_ino))
                 yield path
 
@@ -121,6 +125,7 @@ def group_studies(index: Index) -> list[tuple[Series, ...]]:
     return [tuple(study) for study in studies.values()]
 
 
+OBLIQUE = 0.9  # cosine of 25 degrees
 NOWHERE = {"DICOM_COLOUR", "DICOM_NOT_IMAGE", "DICOM_LOCALIZER"}
 """Errors of series that are no volume at all (screenshots, dose sheets): beside real ones they do not
 compete. Any other refused series does: the user may have meant it."""
@@ -205,7 +210,14 @@ def describe(series: Series, candidate: Candidate) -> str:
     shape = " x ".join(map(str, grid.shape))
     spacing = " x ".join(f"{step:.4g}" for step in grid.spacing_mm)
     label = f", {candidate.scan.label}" if candidate.scan.label else ""
-    return f"{modality}, {shape} voxels of {spacing} mm{label}"
+    return f"{modality}, {name_orientation(grid)}, {shape} voxels of {spacing} mm{label}"
+
+
+def name_orientation(grid: Geometry) -> str:
+    """Return how the slices lie: axial, coronal or sagittal, oblique where a slice is turned by over 25°."""
+    normal = np.abs(grid.direction[:, 2])
+    name = ("sagittal", "coronal", "axial")[int(normal.argmax())]
+    return name if normal.max() > OBLIQUE else f"oblique {name}"
 
 
 def choose_scans(index: Index, *, series: str | None = None, volume: int | None = None) -> list[Scan]:

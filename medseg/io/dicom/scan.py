@@ -96,6 +96,7 @@ class Frame:
     frame_of_reference: str
     number: int | None
     traits: tuple[tuple[str, str], ...] = ()
+    is_rescaled: bool = True  # whether the header holds slope and intercept
 
     @property
     def plane(self) -> Affine:

@@ -13,6 +13,7 @@ import numpy as np
 
 from medseg.core.errors import DataError, FormatError, GeometryError
 from medseg.io.dicom.grid import MAX_ORIENTATION_SPREAD, axes_of, check_place, make_geometry, measure
+from medseg.io.dicom.header import NOT_IMAGE_CLASSES, NOT_IMAGES
 from medseg.io.dicom.scan import Candidate, Frame, Instance, Options, Scan, Series, Warnings
 from medseg.io.dicom.suv import suv_factor
 from medseg.io.dicom.volumes import Split, split_volumes
@@ -22,13 +23,6 @@ Member = tuple[Instance, tuple[Frame, ...]]
 GRAY = {"MONOCHROME1", "MONOCHROME2"}
 COLOURS = {"RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420"}
 LOCALIZER = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
-NOT_IMAGES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTRECORD", "REG", "SR", "PR", "KO", "DOC", "M3D", "ECG"}
-"""Modalities that hold no intensity image, whatever their pixels (PS3.3 C.7.3.1.1.1)."""
-
-NOT_IMAGE_CLASSES = tuple(
-    f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("66", "88.", "11.", "481.2", "481.3", "481.5", "104.")
-)
-"""SOP classes of segmentations, reports, presentations, doses, structures, plans and documents."""
 
 
 def build_series(members: Sequence[Member], options: Options) -> Series:
@@ -128,6 +122,12 @@ def _find_in_kind(frames: list[Frame], left_out: Warnings, options: Options) -> 
     for frame in frames:
         check_place(frame)
         _check_values(frame)
+    if len({f.is_rescaled for f in frames}) > 1 and any((f.slope, f.intercept) != (1, 0) for f in frames):
+        raise FormatError(
+            "some slices of the series have a RescaleSlope and others have none",
+            hint="export the series again",
+            code="DICOM_RESCALE",
+        )
     references = {frame.frame_of_reference for frame in frames} - {""}
     if len(references) > 1:
         raise GeometryError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medseg.io.dicom.grid import axes_of
 from medseg.io.dicom.scan import Scan
@@ -42,7 +43,11 @@ def _warn_of_count(scan: Scan, text: str) -> Iterator[tuple[str, str]]:
 
 def _warn_of_side(scan: Scan) -> Iterator[tuple[str, str]]:
     facts = scan.first.facts
-    side = facts.get("image_laterality") or facts.get("laterality") or ""
+    sides = {facts.get("image_laterality", ""), facts.get("laterality", "")} & {"L", "R"}
+    if len(sides) > 1:
+        yield "DICOM_LATERALITY", "the header names both sides: Laterality and ImageLaterality differ"
+        return
+    side = sides.pop() if sides else ""
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in scan.geometry.shape])).reshape(3, -1).T
     right_mm = scan.geometry.to_world(corners)[:, 0]  # x of RAS+
     if (side == "L" and right_mm.min() > MIDLINE_MM) or (side == "R" and right_mm.max() < -MIDLINE_MM):
@@ -58,6 +63,8 @@ def _warn_of_position(scan: Scan) -> Iterator[tuple[str, str]]:
     position = positions.pop()
     rows, columns, normal = axes_of(scan.frames[0])
     is_axial = abs(normal[2]) > 0.9 and scan.modality == "CT" and "ORIGINAL" in scan.first.image_type
+    if message := _contradict_letters(scan, rows, columns):
+        yield "DICOM_PATIENT_POSITION", f"{message} contradicts the slices' orientation"
     sign = UPRIGHT.get(position)
     if is_axial and sign and (rows[0] * sign < -0.9 and columns[1] * sign < -0.9):
         yield (
@@ -65,3 +72,15 @@ def _warn_of_position(scan: Scan) -> Iterator[tuple[str, str]]:
             f"patient position {position} contradicts the slices' orientation, which is that of a patient "
             "turned by 180 degrees",
         )
+
+
+def _contradict_letters(scan: Scan, *axes: NDArray[np.float64]) -> str:
+    """Say which letters of PatientOrientation oppose the direction cosines, or nothing."""
+    letters = scan.first.facts.get("patient_orientation", "").upper().split("\\")
+    ends = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "H": (2, 1), "F": (2, -1)}
+    for letter, axis in zip(letters, axes):
+        if letter[:1] in ends:
+            world, sign = ends[letter[:1]]
+            if axis[world] * sign < -0.5:
+                return f"PatientOrientation {letter[:1]}"
+    return ""
