@@ -12,7 +12,16 @@ from pydicom.dataset import Dataset
 
 from medseg.core.errors import FormatError
 from medseg.io.dicom.scan import Frame, Instance
-from medseg.io.dicom.tags import PRIVATE_TRAITS, TRAITS, integer, number, numbers, text
+from medseg.io.dicom.tags import (
+    MOSAIC_CREATOR,
+    MOSAIC_TILES,
+    PRIVATE_TRAITS,
+    TRAITS,
+    integer,
+    number,
+    numbers,
+    text,
+)
 
 GROUPS = {
     "ImagePositionPatient": ("PlanePositionSequence",),
@@ -45,7 +54,8 @@ def read_frames(instance: Instance, header: Dataset) -> tuple[Frame, ...]:
     Raises:
         FormatError: DICOM_MOSAIC, or DICOM_HEADER where the per-frame groups do not match the frames.
     """
-    if "MOSAIC" in instance.image_type:
+    tiles = text(header, MOSAIC_TILES) if "SIEMENS" in text(header, MOSAIC_CREATOR).upper() else ""
+    if "MOSAIC" in instance.image_type or tiles:
         raise FormatError(
             "a mosaic holds all slices of a volume as tiles of one picture; they say nowhere how they lie",
             hint="export it as enhanced multi-frame, or convert it with the vendor's tool",

@@ -32,6 +32,7 @@ from medseg.io.dicom.tags import PIXEL_ELEMENTS, TAGS, text, texts
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 SUFFIXES = {".dcm", ".ima", ".dicom"}
+WRAPPED = {".gz", ".bz2", ".xz", ".zip", ".part", ".tmp", ".crdownload"}
 NOT_IMAGES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTRECORD", "REG", "SR", "PR", "KO", "DOC", "M3D", "ECG"}
 """Modalities that hold no intensity image, whatever their pixels (PS3.3 C.7.3.1.1.1)."""
 NOT_IMAGE_CLASSES = tuple(
@@ -126,6 +127,14 @@ def read_instance(path: Path) -> tuple[Instance, tuple[Frame, ...]] | None:
         ) from error
 
 
+def is_named_dicom(path: Path) -> bool:
+    """Whether a file's name claims DICOM, also behind the ending of an archive or a broken download."""
+    ends = [suffix.lower() for suffix in path.suffixes[-2:]]
+    if path.name.startswith(".") or not ends:
+        return False
+    return ends[-1] in SUFFIXES or (ends[0] in SUFFIXES and ends[-1] in WRAPPED)
+
+
 def _damaged(why: str) -> FormatError:
     return FormatError(f"a file claims to be DICOM, but {why}", hint="export it again", code="DICOM_DAMAGED")
 
@@ -136,7 +145,7 @@ def _read(path: Path, stream: BinaryIO) -> tuple[Instance, tuple[Frame, ...]] | 
     start = 132 if head[128:132] == b"DICM" else 4 if head[:4] == b"DICM" else 0
     is_part10 = start > 0
     if not is_part10 and not _looks_like_a_dataset(head):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+        if is_named_dicom(path):
             raise _damaged("it is empty" if not head else "it is something else")
         return None
     stream.seek(start)

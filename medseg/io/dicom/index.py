@@ -38,7 +38,7 @@ def find_series(root: Path, options: Options | None = None) -> Index:
                 continue
             if found is not None:
                 members.append(found)
-            elif path.stat().st_size == 0 and not path.name.startswith("."):
+            elif path.stat().st_size == 0 and _may_be_a_slice(path):
                 empty.append(path)
             elif path.name.upper() != "DICOMDIR":
                 others.append(path)
@@ -53,6 +53,11 @@ def find_series(root: Path, options: Options | None = None) -> Index:
 
 def _empty() -> FormatError:
     return FormatError("a file among the DICOM files is empty", hint="export it again", code="DICOM_DAMAGED")
+
+
+def _may_be_a_slice(path: Path) -> bool:
+    """Whether an empty file is named as slices are: no ending, or one of digits ("IM0001", "1.2.840.7")."""
+    return not path.name.startswith(".") and not path.suffix.strip(".0123456789")
 
 
 def list_tree(root: Path) -> Iterator[Path]:

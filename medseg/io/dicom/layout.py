@@ -29,6 +29,7 @@ def read_layout(header: Dataset, syntax: str, found: tuple[int, int, int]) -> Pi
     allocated = integer(header, "BitsAllocated", -1)
     stored = integer(header, "BitsStored", -1)
     kind = PIXEL_ELEMENTS[tag]
+    bits = {"float": 32, "double": 64}.get(kind, 0)
     sign = integer(header, "PixelRepresentation", -1)
     if kind == "integer" and sign not in {0, 1}:
         allocated = -1  # whether values are signed is not guessed
@@ -40,9 +41,9 @@ def read_layout(header: Dataset, syntax: str, found: tuple[int, int, int]) -> Pi
         columns=integer(header, "Columns", 0),
         frames=integer(header, "NumberOfFrames", 1),
         samples=integer(header, "SamplesPerPixel", -1),
-        bits_allocated={"float": 32, "double": 64}.get(kind, allocated),
-        bits_stored={"float": 32, "double": 64}.get(kind, stored),
-        high_bit=integer(header, "HighBit", stored - 1),
+        bits_allocated=bits or allocated,
+        bits_stored=bits or stored,
+        high_bit=bits - 1 if bits else integer(header, "HighBit", stored - 1),
         is_signed=sign == 1,
         photometric=text(header, "PhotometricInterpretation").upper(),
         kind=kind,

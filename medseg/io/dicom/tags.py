@@ -24,6 +24,8 @@ PRIVATE_TRAITS = {
 }
 """Where scanners keep what tells diffusion volumes apart, from their conformance statements."""
 
+MOSAIC_CREATOR, MOSAIC_TILES = 0x00190010, 0x0019100A  # NumberOfImagesInMosaic of Siemens
+
 TRAITS = (
     "AcquisitionNumber",
     "TemporalPositionIdentifier",
@@ -74,6 +76,8 @@ TAGS = sorted(
         0x00080005,  # SpecificCharacterSet, needed to decode the others
         *(tag for keyword in KEYWORDS if (tag := tag_for_keyword(keyword)) is not None),
         *PRIVATE_TRAITS.values(),
+        MOSAIC_CREATOR,
+        MOSAIC_TILES,
     }
 )
 
