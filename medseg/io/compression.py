@@ -6,13 +6,16 @@ readers return zeros, nothing, or the content without a word.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import cast
 
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 
 from medseg.core.errors import FormatError
 
 PLAIN, DEFLATED = 0, 47  # 47: gzip or zlib, told apart by the first bytes (zlib manual, inflateInit2)
+GZIP_FRAME = 31  # deflate with gzip's header and checksum
 GZIP_MAGIC = b"\x1f\x8b"
 
 _PIECE = 1 << 18  # compressed bytes handed over at once; what is left of them is copied at every step
@@ -118,7 +121,10 @@ class Stream:
         return FormatError(message, hint=_AGAIN, code=f"{self._prefix}_{code}")
 
 
-def compress(data: bytes) -> bytes:
-    """Return gzip bytes, fast and reproducible: no time and no file name in the header."""
-    compressed: bytes = igzip.compress(data, 1, mtime=0)
-    return compressed
+def compress_into(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Write pieces as one gzip file, fast and reproducible: no time and no file name in the header."""
+    deflate = isal_zlib.compressobj(1, isal_zlib.DEFLATED, GZIP_FRAME)
+    with path.open("wb") as stream:
+        for piece in pieces:
+            stream.write(deflate.compress(piece))
+        stream.write(deflate.flush())

@@ -6,6 +6,7 @@ are decompressed and checked here; nibabel knows the header's field layout.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from medseg.core.errors import FormatError
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Volume
-from medseg.io.compression import DEFLATED, GZIP_MAGIC, PLAIN, Stream, compress
+from medseg.io.compression import DEFLATED, GZIP_MAGIC, PLAIN, Stream, compress_into
 from medseg.io.format import Format
 from medseg.io.grids import make_grid
 from medseg.io.nifti_header import SIZE_1, Header, looks_like_header, not_nifti, read_header
@@ -23,6 +24,7 @@ from medseg.io.safety import MAX_EXPANSION, max_image_bytes, read_bytes
 from medseg.io.voxels import check_finite
 
 SUFFIXES = (".nii.gz", ".nii")
+SLAB_BYTES = 1 << 22  # compressed at once
 _HEAD_BYTES = 1 << 16
 _TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "data_type", "db_name")
 _MAX_DIM_1 = 32767  # dim is int16 in NIfTI-1
@@ -92,9 +94,18 @@ def write(path: Path, volume: Volume, like: Path | None = None, *, slope: float 
     fields.set_data_dtype(array.dtype)
     fields["scl_slope"], fields["scl_inter"] = slope, 0
     fields["vox_offset"] = fields["sizeof_hdr"] + 4
-    # F order of (i, j, k, c) is C order of (c, k, j, i).
-    voxels = array.transpose(0, 3, 2, 1).astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-    path.write_bytes(compress(b"".join([fields.binaryblock, bytes(4), voxels])))
+    compress_into(path, _in_order(fields.binaryblock + bytes(4), array))
+
+
+def _in_order(head: bytes, array: NDArray[Any]) -> Iterator[bytes | memoryview]:
+    """Yield a file slab by slab: F order of (i, j, k, c) is C order of (c, k, j, i)."""
+    yield head
+    planes = array.transpose(0, 3, 2, 1)
+    step = max(1, SLAB_BYTES // max(1, planes[0, :1].nbytes))
+    for channel in planes:
+        for start in range(0, len(channel), step):
+            slab = np.ascontiguousarray(channel[start : start + step], array.dtype.newbyteorder("<"))
+            yield slab.data.cast("B")
 
 
 def _open_stream(data: bytes) -> Stream:

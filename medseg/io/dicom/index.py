@@ -155,7 +155,7 @@ def choose_scan(study: Sequence[Series], *, series: str | None = None, volume: i
                 "there is no such series", hint="`medseg inspect` lists them", code="SERIES_UNKNOWN"
             )
         return _choose_volume(chosen[0], volume)
-    contenders = [one for one in study if not _is_nowhere(one)]
+    contenders = [one for one in study if not is_nowhere(one)]
     if len(contenders) > 1:
         raise ambiguous(contenders)
     if contenders:
@@ -165,7 +165,8 @@ def choose_scan(study: Sequence[Series], *, series: str | None = None, volume: i
     raise (images or errors)[0]
 
 
-def _is_nowhere(series: Series) -> bool:
+def is_nowhere(series: Series) -> bool:
+    """Whether a series is no volume at all, so that it competes with none."""
     errors = [candidate.error for candidate in series.candidates]
     is_unplaced = not any(f.position_mm for candidate in series.candidates for f in candidate.frames)
     nowhere = NOWHERE | {"DICOM_POSITION"} if is_unplaced else NOWHERE

@@ -140,7 +140,7 @@ def _find_in_kind(frames: list[Frame], left_out: Warnings, options: Options) -> 
         splits, copies = split_volumes(parallel)
         warnings = left_out
         if copies:
-            warnings = (*warnings, ("DICOM_DUPLICATE", f"{copies} exact copies of slices left out"))
+            warnings = (*warnings, ("DICOM_DUPLICATE", f"exact copies of slices left out: {copies}"))
         for split in splits:
             yield _make_candidate(split, warnings, options)
 

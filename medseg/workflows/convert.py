@@ -1,0 +1,138 @@
+"""convert: any scan -> OUT/<id>.nii.gz and its sidecar; a refused case leaves nothing, the others go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.core.errors import DataError, FormatError, ResourceError, is_out_of_memory
+from medseg.core.files import make_folder, sweep
+from medseg.core.volume import Volume
+from medseg.data.cases import Case, pseudonymize, read_key
+from medseg.io import list_files, mask_suffix, read_volume, write_volume
+from medseg.workflows.progress import Progress
+from medseg.workflows.report import CaseResult, Report
+from medseg.workflows.scans import Request, find_scans, refuse_inputs_in, safe_word
+from medseg.workflows.sidecar import find_versions, hash_files, is_done, write_sidecar
+
+if TYPE_CHECKING:
+    from medseg.io.dicom import Scan
+
+HIGH_BITS = ("DICOM_HIGH_BITS", "bits outside those that hold the value were in use, and are left out")
+
+
+def convert(
+    paths: Sequence[Path],
+    out: Path,
+    request: Request,
+    *,
+    progress: Progress,
+    report: Report,
+    key_file: Path,
+    is_pseudonymous: bool = False,
+) -> None:
+    """Write OUT/<id>.nii.gz and OUT/<id>.json for every scan, and OUT/report.json.
+
+    Args:
+        paths: DICOM folders or files, images in other formats, or folders of them.
+        out: OUT.
+        request: Which volumes, and what may be repaired.
+        progress: A step a case.
+        report: Gets a result a case.
+        key_file: The site's secret for the ids of DICOM scans, made on first use.
+        is_pseudonymous: Whether ids of files are pseudonyms too.
+
+    Raises:
+        ConfigError: Nothing there, an unknown series, or OUT lies among the scans.
+        DataError: No scan was found, or INPUT_MIXED.
+    """
+    refuse_inputs_in(out, paths)
+    cases = find_scans(paths, request, partial(read_key, key_file))
+    if is_pseudonymous:
+        cases = pseudonymize(cases, key_file)
+    make_folder(out)
+    sweep(out)
+    with progress.track("convert", len(cases)) as advance:
+        for case in cases:
+            report.add(convert_case(case, out, request))
+            advance(case.id)
+    report.write(out / "report.json")
+
+
+def convert_case(case: Case, out: Path, request: Request) -> CaseResult:
+    """Convert one case, or say why not; a case that is not done leaves no file of its id."""
+    started = time.perf_counter()
+    try:
+        result = _convert(case, out, request)
+    except DataError as error:
+        result = CaseResult.of_error(case.id, error)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        hint = "use a machine with more memory"
+        shortage = ResourceError("out of memory", hint=hint, code="OUT_OF_MEMORY")
+        result = CaseResult.of_error(case.id, shortage, "failed")
+    if result.status in {"rejected", "failed"}:
+        for name in output_names(case.id):
+            (out / name).unlink(missing_ok=True)
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+def output_names(case_id: str) -> list[str]:
+    """Return what converting a case writes; the sidecar comes last."""
+    return [f"{case_id}.nii.gz", f"{case_id}.json"]
+
+
+def _convert(case: Case, out: Path, request: Request) -> CaseResult:
+    if case.error is not None:
+        raise case.error
+    (image,) = case.images
+    outputs = output_names(case.id)
+    identity = {
+        "input_sha256": hash_files(list_files(image)),
+        "model_sha256": None,
+        "settings": {} if isinstance(image, Path) else {**request.settings, "volume": image.volume},
+        "versions": find_versions("numpy", *([] if isinstance(image, Path) else ["pydicom"])),
+    }
+    if is_done(out, case.id, outputs, identity):
+        return CaseResult(case.id, "skipped", outputs=outputs)
+    volume, warnings = _read(image)
+    # A sidecar vouches for what lies beside it: the old one goes first, or a kill in between made it lie.
+    (out / outputs[1]).unlink(missing_ok=True)
+    write_volume(out / outputs[0], volume)
+    grid = volume.geometry
+    about = describe_scan(image, grid.shape[2])
+    write_sidecar(out / outputs[1], identity, grid, labels={}, warnings=warnings, scan=about)
+    return CaseResult(case.id, "done", warnings=warnings, outputs=outputs)
+
+
+def _read(image: Path | Scan) -> tuple[Volume, list[tuple[str, str]]]:
+    if isinstance(image, Path):
+        if mask_suffix(image) == ".png":
+            raise FormatError(
+                "a picture says nowhere how large its pixels are and how they lie in a patient",
+                hint="use it as it is, or convert the scan that it was made from",
+                code="PICTURE_NO_GRID",
+            )
+        return read_volume(image), []
+    from medseg.io.dicom import read_scan
+
+    notes: set[str] = set()
+    volume = read_scan(image, notes)
+    return volume, [*image.warnings, *([HIGH_BITS] if HIGH_BITS[0] in notes else [])]
+
+
+def describe_scan(image: Path | Scan, slices: int) -> dict[str, Any]:
+    """Return what a sidecar tells of the source: numbers and code words, nothing that names a patient."""
+    if isinstance(image, Path):
+        return {"modality": None, "slices": slices, "repair": "", "source_files": len(list_files(image))}
+    return {
+        "modality": safe_word(image.modality),
+        "slices": len(image.frames),
+        "repair": image.repair,
+        "source_files": len(image.files),
+    }

@@ -1,0 +1,236 @@
+"""to-dicom: an existing mask -> DICOM objects that belong to the series it was drawn on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from medseg.core.errors import ConfigError, DataError, GeometryError
+from medseg.core.files import make_folder, read_if_whole, sweep
+from medseg.core.geometry import Geometry
+from medseg.core.select import suggest
+from medseg.core.volume import Labels
+from medseg.data.cases import make_id, read_key
+from medseg.io import is_image, list_files, read_labels, stem
+from medseg.workflows.progress import Progress
+from medseg.workflows.report import CaseResult, Report
+from medseg.workflows.scans import Request, refuse_inputs_in
+from medseg.workflows.sidecar import find_versions, hash_files, is_done, write_sidecar
+
+if TYPE_CHECKING:
+    from medseg.io.dicom import Index, Scan
+
+SUFFIXES = {"dicom-seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
+SIDECAR = ".dicom.json"  # <id>.json beside a mask tells of the mask
+SEG_TYPES = ("binary", "labelmap")
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is to be written.
+
+    Args:
+        formats: Keys of `SUFFIXES`.
+        names: Label value -> name; empty: those of the sidecar beside the mask.
+        seg_type: How a DICOM SEG stores its segments: one of `SEG_TYPES`.
+    """
+
+    formats: tuple[str, ...] = ("dicom-seg",)
+    names: Mapping[int, str] = field(default_factory=dict)
+    seg_type: str = "binary"
+
+
+def to_dicom(
+    mask: Path,
+    source: Path,
+    out: Path,
+    export: Export,
+    request: Request,
+    *,
+    progress: Progress,
+    report: Report,
+    key_file: Path,
+) -> None:
+    """Write OUT/<id>.seg.dcm and OUT/<id>.rtstruct.dcm, OUT/<id>.dicom.json and OUT/report.json.
+
+    Args:
+        mask: A label map; its id is its stem.
+        source: The DICOM folder whose series it was drawn on.
+        out: OUT.
+        export: Formats and names.
+        request: Which series, and how it was read (a repaired series only fits if it is repaired again).
+        progress: One step.
+        report: Gets the result.
+        key_file: The site's secret: a mask that is called as its series' id needs no --series.
+
+    Raises:
+        ConfigError: INPUT_MISSING, FORMAT_UNKNOWN, OUT_HOLDS_INPUT, SERIES_UNKNOWN or VOLUME_UNKNOWN.
+    """
+    for path in (mask, source):
+        if not path.exists():
+            raise ConfigError("there is no such file or folder", hint="check the path", code="INPUT_MISSING")
+    if not is_image(mask):
+        raise ConfigError(
+            "the mask is no file of a known kind", hint="see `medseg list formats`", code="FORMAT_UNKNOWN"
+        )
+    refuse_inputs_in(out, [mask, source])
+    case_id, started = make_id(stem(mask)), time.perf_counter()
+    make_folder(out)
+    sweep(out)
+    with progress.track("to-dicom", 1) as advance:
+        try:
+            scan = find_source(source, case_id, request, key_file)
+            result = export_mask(mask, scan, out, export, request)
+        except DataError as error:
+            result = CaseResult.of_error(case_id, error)
+            for ending in (*SUFFIXES.values(), SIDECAR):  # of an earlier run
+                (out / f"{case_id}{ending}").unlink(missing_ok=True)
+        result.seconds = time.perf_counter() - started
+        report.add(result)
+        advance(case_id)
+    report.write(out / "report.json")
+
+
+def find_source(source: Path, case_id: str, request: Request, key_file: Path) -> Scan:
+    """Return the scan that a mask belongs to: the one asked for, the one with the mask's id, or the only one.
+
+    Raises:
+        DataError: SERIES_AMBIGUOUS, NO_CASES, or why the series is refused.
+    """
+    from medseg.io.dicom import choose_scan, choose_scans, find_series, scan_id
+
+    index = find_series(source, request.options)
+    if request.series is None and request.volume is None:
+        key = partial(read_key, key_file)
+        for scan in _list_scans(index) if case_id.startswith("dcm-") else ():
+            if scan_id(scan, key()) == case_id:
+                return scan
+    if request.series is None and index.series:
+        return choose_scan(index.series, volume=request.volume)
+    return choose_scans(index, series=request.series, volume=request.volume)[0]
+
+
+def _list_scans(index: Index) -> list[Scan]:
+    return [one.scan for series in index.series for one in series.candidates if one.scan is not None]
+
+
+def export_mask(mask: Path, scan: Scan, out: Path, export: Export, request: Request) -> CaseResult:
+    """Write the objects of one mask, unless they are there already.
+
+    Raises:
+        DataError: The mask is no label map, has labels that DICOM cannot hold, or lies on another grid.
+    """
+    case_id = make_id(stem(mask))
+    outputs = [f"{case_id}{SUFFIXES[name]}" for name in export.formats]
+    labels = read_labels(mask)
+    check_grid(labels, scan)
+    told = read_if_whole(mask.with_name(f"{stem(mask)}.json"))
+    names = name_labels(labels, export.names or read_names(told))
+    maker = find_maker(told)
+    identity = {
+        "input_sha256": hash_files([*list_files(mask), *scan.files]),
+        "model_sha256": told.get("model_sha256"),
+        "settings": {**request.settings, "seg_type": export.seg_type, "formats": list(export.formats)},
+        "versions": find_versions("numpy", "pydicom"),
+        "names": {str(value): name for value, name in names.items()},
+    }
+    sidecar = f"{case_id}{SIDECAR}"
+    if is_done(out, sidecar.removesuffix(".json"), outputs, identity):
+        return CaseResult(case_id, "skipped", outputs=[*outputs, sidecar])
+    (out / sidecar).unlink(missing_ok=True)
+    for kind, output in zip(export.formats, outputs, strict=True):
+        if kind == "rtstruct":
+            from medseg.io.dicom.rtstruct_write import write_rtstruct
+
+            write_rtstruct(out / output, labels, scan, names, algorithm=maker)
+        else:
+            from medseg.io.dicom.seg_write import write_seg
+
+            how: Literal["labelmap", "binary"] = "labelmap" if export.seg_type == "labelmap" else "binary"
+            write_seg(out / output, labels, scan, names, kind=how, algorithm=maker)
+    warnings = [] if labels.array.any() else [("MASK_EMPTY", "no finding: the mask holds background only")]
+    write_sidecar(out / sidecar, identity, labels.geometry, labels={}, warnings=warnings)
+    return CaseResult(case_id, "done", warnings=warnings, outputs=[*outputs, sidecar])
+
+
+def check_grid(labels: Labels, scan: Scan) -> None:
+    """Refuse a mask that lies on another grid than the scan, in whatever order of axes.
+
+    Raises:
+        GeometryError: GRID_MISMATCH, with both grids.
+    """
+    from medseg.io.dicom.slices import reorder
+
+    try:
+        reorder(labels.array, labels.geometry, scan.geometry)
+    except GeometryError as error:
+        own, other = (_show(grid) for grid in (labels.geometry, scan.geometry))
+        text = f"{error.message}; the mask has {own}, the scan {other}"
+        raise GeometryError(text, hint=error.hint, code=error.code) from error
+
+
+def _show(grid: Geometry) -> str:
+    shape, spacing = " x ".join(map(str, grid.shape)), " x ".join(f"{step:.4g}" for step in grid.spacing_mm)
+    return f"{shape} voxels of {spacing} mm from {' '.join(f'{x:.4g}' for x in grid.affine[:3, 3])}"
+
+
+def find_maker(told: Mapping[str, Any]) -> tuple[str, str]:
+    """Return name and version of the algorithm that made a mask: medseg's where its sidecar names a model."""
+    versions = told.get("versions")
+    if told.get("model_sha256") and isinstance(versions, dict):
+        return "medseg", str(versions.get("medseg", "unknown"))
+    return "unknown", "unknown"
+
+
+def read_names(told: Mapping[str, Any]) -> dict[int, str]:
+    """Return the names of labels that the sidecar beside a mask tells; none where there is no sidecar."""
+    listed = told.get("labels")
+    if not isinstance(listed, dict):
+        return {}
+    return {
+        int(value): entry["name"]
+        for value, entry in listed.items()
+        if value.isdecimal() and isinstance(entry, dict) and isinstance(entry.get("name"), str)
+    }
+
+
+def name_labels(labels: Labels, known: Mapping[int, str]) -> dict[int, str]:
+    """Return a name for every label of a mask, and for those that are known but not in it."""
+    values = [int(value) for value in np.unique(labels.array) if value]
+    unnamed = {value: f"label {value}" for value in values if value not in known}
+    return dict(sorted((dict(known) | unnamed or {1: "label 1"}).items()))
+
+
+def parse_names(text: str, known: Collection[str]) -> tuple[str, ...]:
+    """Return the names of a list such as `dicom-seg,rtstruct`.
+
+    Raises:
+        ConfigError: UNKNOWN_NAME.
+    """
+    names = [part.strip() for part in text.split(",")]
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(
+            f"nothing is called `{unknown[0]}` here", hint=suggest(unknown[0], known), code="UNKNOWN_NAME"
+        )
+    return tuple(dict.fromkeys(names))
+
+
+def parse_labels(text: str) -> dict[int, str]:
+    """Return the names of `--labels 1=liver,2=tumour`.
+
+    Raises:
+        ConfigError: Not of this form, a value below 1, or one that is named twice.
+    """
+    found: dict[int, str] = {}
+    for part in text.split(","):
+        value, _, name = (piece.strip() for piece in part.partition("="))
+        if not (value.isdecimal() and int(value) > 0 and name) or int(value) in found:
+            raise ConfigError("--labels is not a list of numbers and names", hint="--labels 1=liver,2=tumour")
+        found[int(value)] = name
+    return found

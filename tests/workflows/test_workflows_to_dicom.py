@@ -1,0 +1,238 @@
+"""to-dicom: a mask becomes objects of the series it was drawn on, and reads back as it was."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medseg.core.errors import ConfigError
+from medseg.core.files import write_json
+from medseg.core.geometry import Geometry
+from medseg.core.volume import Labels, from_canonical, to_canonical
+from medseg.data.cases import read_key
+from medseg.io import write_labels
+from medseg.io.dicom import find_series, scan_id
+from medseg.io.dicom.derived import list_structures
+from medseg.io.dicom.rtstruct import read_rtstruct
+from medseg.io.dicom.seg import read_seg
+from medseg.workflows.progress import Progress
+from medseg.workflows.report import CaseResult, Report
+from medseg.workflows.scans import Request
+from medseg.workflows.to_dicom import Export, parse_labels, parse_names, to_dicom
+from tests.dicom_files import Grid, write_series
+from tests.tiny import hashes
+
+OBLIQUE = Grid().turned(20, -15, 30)
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    """Export a mask of the series in `scan` and return the result."""
+
+    def work(mask: Path, *, formats: tuple[str, ...] = ("dicom-seg",), **more: object) -> CaseResult:
+        export = Export(formats, more.pop("names", {}), more.pop("seg_type", "binary"))
+        source, out = tmp_path / "scan", more.pop("out", tmp_path / "OUT")
+        report = Report("to-dicom")
+        to_dicom(
+            mask,
+            source,
+            out,
+            export,
+            Request(**more),
+            progress=Progress(),
+            report=report,
+            key_file=tmp_path / "home" / "key",
+        )
+        (result,) = report.cases
+        return result
+
+    return work
+
+
+def first_scan(folder: Path):
+    (series, *_) = find_series(folder).series
+    return series.candidates[0].scan
+
+
+def write_mask(path: Path, geometry: Geometry, *, values: tuple[int, int] = (1, 2)) -> Labels:
+    array = np.zeros(geometry.shape, np.uint8)
+    array[1:4, 2:5, 1:3] = values[0]
+    array[5, 1, 4] = values[1]
+    write_labels(path, Labels(array, geometry))
+    return Labels(array, geometry)
+
+
+@pytest.mark.parametrize("grid", [Grid(), OBLIQUE], ids=["axial", "oblique"])
+@pytest.mark.parametrize(("name", "read"), [("dicom-seg", read_seg), ("rtstruct", read_rtstruct)])
+def test_a_mask_comes_back_as_it_was(name: str, read, grid: Grid, run, tmp_path: Path):
+    write_series(tmp_path / "scan", grid)
+    scan = first_scan(tmp_path / "scan")
+    mask = write_mask(tmp_path / "m.nii.gz", scan.geometry)
+    result = run(tmp_path / "m.nii.gz", formats=(name,), names={1: "liver", 2: "tumour"})
+    assert result.status == "done"
+    back = read(tmp_path / "OUT" / result.outputs[0], scan, {"liver": 1, "tumour": 2})
+    assert np.array_equal(back.array, mask.array)
+
+
+def test_both_formats_are_written_beside_a_sidecar(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    write_mask(tmp_path / "m.nii.gz", first_scan(tmp_path / "scan").geometry)
+    result = run(tmp_path / "m.nii.gz", formats=("dicom-seg", "rtstruct"))
+    assert result.outputs == ["m.seg.dcm", "m.rtstruct.dcm", "m.dicom.json"]
+    found = sorted(path.name for path in (tmp_path / "OUT").iterdir())
+    assert found == sorted([*result.outputs, "report.json"])
+
+
+def test_a_mask_stored_in_another_order_of_axes_fits(run, tmp_path: Path):
+    write_series(tmp_path / "scan", OBLIQUE)
+    scan = first_scan(tmp_path / "scan")
+    mask = write_mask(tmp_path / "x.nii.gz", scan.geometry)
+    write_labels(tmp_path / "m.nii.gz", Labels(*to_canonical(mask.array, scan.geometry)))
+    result = run(tmp_path / "m.nii.gz", names={1: "a", 2: "b"})
+    back = read_seg(tmp_path / "OUT" / result.outputs[0], scan, {"a": 1, "b": 2})
+    assert np.array_equal(back.array, mask.array)
+    canonical = to_canonical(back.array, scan.geometry)[0]
+    assert np.array_equal(from_canonical(canonical, scan.geometry), mask.array)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda g: replace(g, affine=g.affine + shift(2.0)),
+        lambda g: Geometry((7, 6, 4), g.affine),
+        lambda g: replace(g, affine=g.affine @ np.diag([2.0, 1, 1, 1])),
+    ],
+    ids=["moved", "other shape", "other spacing"],
+)
+def test_a_mask_on_another_grid_is_refused(change, run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    geometry = first_scan(tmp_path / "scan").geometry
+    write_labels(tmp_path / "m.nii.gz", Labels(np.ones(change(geometry).shape, np.uint8), change(geometry)))
+    result = run(tmp_path / "m.nii.gz")
+    assert (result.status, result.code) == ("rejected", "GRID_MISMATCH")
+    assert "the scan 7 x 6 x 5 voxels of 0.75 x 1.25 x 3 mm from 13 -21 40" in (result.message or "")
+    assert not (tmp_path / "OUT" / "m.seg.dcm").exists()
+
+
+def shift(by_mm: float) -> np.ndarray:
+    moved = np.zeros((4, 4))
+    moved[0, 3] = by_mm
+    return moved
+
+
+def test_a_refusal_removes_what_an_earlier_run_left(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    geometry = first_scan(tmp_path / "scan").geometry
+    write_mask(tmp_path / "m.nii.gz", geometry)
+    run(tmp_path / "m.nii.gz")
+    write_mask(tmp_path / "m.nii.gz", replace(geometry, affine=geometry.affine + shift(2.0)))
+    assert run(tmp_path / "m.nii.gz").status == "rejected"
+    assert [path.name for path in (tmp_path / "OUT").iterdir()] == ["report.json"]
+
+
+def test_names_come_from_the_option_the_sidecar_or_the_number(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    write_mask(tmp_path / "m.nii.gz", first_scan(tmp_path / "scan").geometry)
+    run(tmp_path / "m.nii.gz")
+    assert list_structures(tmp_path / "OUT" / "m.seg.dcm") == [(1, "label 1"), (2, "label 2")]
+    write_json(tmp_path / "m.json", {"labels": {"1": {"name": "liver"}, "2": {"name": "lesion"}}})
+    run(tmp_path / "m.nii.gz")
+    assert list_structures(tmp_path / "OUT" / "m.seg.dcm") == [(1, "liver"), (2, "lesion")]
+    run(tmp_path / "m.nii.gz", names={1: "spleen"})
+    assert list_structures(tmp_path / "OUT" / "m.seg.dcm") == [(1, "spleen"), (2, "label 2")]
+
+
+def test_an_empty_mask_is_reported_as_no_finding(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    geometry = first_scan(tmp_path / "scan").geometry
+    write_labels(tmp_path / "m.nii.gz", Labels(np.zeros(geometry.shape, np.uint8), geometry))
+    result = run(tmp_path / "m.nii.gz", formats=("dicom-seg", "rtstruct"), names={1: "liver"})
+    assert result.status == "done" and [code for code, _ in result.warnings] == ["MASK_EMPTY"]
+    assert list_structures(tmp_path / "OUT" / "m.rtstruct.dcm") == [(1, "liver")]
+
+
+def test_the_same_command_again_skips_what_is_done(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    write_mask(tmp_path / "m.nii.gz", first_scan(tmp_path / "scan").geometry)
+    run(tmp_path / "m.nii.gz", names={1: "a", 2: "b"})
+    before = hashes(tmp_path / "OUT")
+    again = run(tmp_path / "m.nii.gz", names={1: "a", 2: "b"})
+    before.pop("report.json")
+    assert again.status == "skipped" and before.items() <= hashes(tmp_path / "OUT").items()
+    assert run(tmp_path / "m.nii.gz", names={1: "a", 2: "c"}).status == "done"
+
+
+def test_among_several_series_the_one_with_the_masks_id_is_taken(run, tmp_path: Path):
+    for n in (1, 2):
+        write_series(tmp_path / "scan" / str(n), replace(Grid(), origin_mm=(-13.0, 21.0, 40.0 * n)), series=n)
+    scan = find_series(tmp_path / "scan").series[1].candidates[0].scan
+    name = scan_id(scan, read_key(tmp_path / "home" / "key"))
+    write_mask(tmp_path / f"{name}.nii.gz", scan.geometry)
+    assert run(tmp_path / f"{name}.nii.gz").status == "done"
+
+
+def test_several_series_are_not_guessed_between(run, tmp_path: Path):
+    for n in (1, 2):
+        write_series(tmp_path / "scan" / str(n), series=n)
+    write_mask(tmp_path / "m.nii.gz", first_scan(tmp_path / "scan").geometry)
+    assert run(tmp_path / "m.nii.gz").code == "SERIES_AMBIGUOUS"
+    assert run(tmp_path / "m.nii.gz", series="2").status == "done"
+
+
+def test_the_algorithm_is_medseg_only_where_the_sidecar_names_a_model(run, tmp_path: Path):
+    from pydicom import dcmread
+
+    write_series(tmp_path / "scan")
+    write_mask(tmp_path / "m.nii.gz", first_scan(tmp_path / "scan").geometry)
+    run(tmp_path / "m.nii.gz")
+    assert dcmread(tmp_path / "OUT" / "m.seg.dcm").SegmentSequence[0].SegmentAlgorithmName == "unknown"
+    write_json(tmp_path / "m.json", {"labels": {}, "model_sha256": "ab", "versions": {"medseg": "0.0.7"}})
+    run(tmp_path / "m.nii.gz")
+    segment = dcmread(tmp_path / "OUT" / "m.seg.dcm").SegmentSequence[0]
+    assert segment.SegmentAlgorithmName == "medseg"
+
+
+def test_a_label_map_keeps_the_numbers_of_labels(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    write_mask(tmp_path / "m.nii.gz", first_scan(tmp_path / "scan").geometry, values=(3, 7))
+    run(tmp_path / "m.nii.gz", seg_type="labelmap", names={3: "a", 7: "b"})
+    assert list_structures(tmp_path / "OUT" / "m.seg.dcm") == [(3, "a"), (7, "b")]
+
+
+def test_an_output_folder_among_the_inputs_is_refused(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    write_mask(tmp_path / "m.nii.gz", first_scan(tmp_path / "scan").geometry)
+    for out in (tmp_path, tmp_path / "scan", tmp_path / "scan" / "below"):
+        with pytest.raises(ConfigError) as caught:
+            run(tmp_path / "m.nii.gz", out=out)
+        assert caught.value.code == "OUT_HOLDS_INPUT"
+
+
+def test_a_mask_that_is_no_image_or_not_there_is_a_usage_error(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    (tmp_path / "m.txt").write_text("hello")
+    for path in (tmp_path / "m.txt", tmp_path / "nowhere.nii.gz"):
+        with pytest.raises(ConfigError):
+            run(path)
+
+
+def test_options_are_parsed_or_refused():
+    assert parse_labels("1=liver, 2=left kidney") == {1: "liver", 2: "left kidney"}
+    assert parse_names("rtstruct,dicom-seg", ("dicom-seg", "rtstruct")) == ("rtstruct", "dicom-seg")
+    for text in ("1", "0=a", "a=b", "1=a,1=b", "1="):
+        with pytest.raises(ConfigError):
+            parse_labels(text)
+    with pytest.raises(ConfigError, match="rtstrukt"):
+        parse_names("rtstrukt", ("dicom-seg", "rtstruct"))
+
+
+def test_the_sidecar_names_no_file_and_no_uid(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    scan = first_scan(tmp_path / "scan")
+    write_mask(tmp_path / "m.nii.gz", scan.geometry)
+    run(tmp_path / "m.nii.gz")
+    text = (tmp_path / "OUT" / "m.dicom.json").read_text()
+    assert scan.first.series not in text and str(tmp_path) not in text
+    assert json.loads(text)["names"] == {"1": "label 1", "2": "label 2"}
