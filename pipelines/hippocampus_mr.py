@@ -4,7 +4,7 @@ Data: Medical Segmentation Decathlon, Task04_Hippocampus, CC-BY-SA 4.0, Simpson 
 arXiv:1902.09063. Crops of about 35 x 50 x 36 voxels at 1 mm.
 """
 
-from medseg.config import Augment, Builder, Channel, Config, Data, Grid, Infer, Train
+from medseg.config import Augment, Builder, Channel, Config, Data, Grid, Infer, SeriesRule, Train
 
 CONFIG = Config(
     name="hippocampus_mr",
@@ -12,8 +12,10 @@ CONFIG = Config(
     licence="Trained on MSD Task04_Hippocampus (CC-BY-SA 4.0, Simpson et al. 2019, arXiv:1902.09063).",
     expected="mean Dice >= 0.86 on held-out cases in 30 CPU-minutes",
     data=Data(
-        channels={"t1": Channel(normalize="zscore")},  # MR has no absolute scale
+        # MR has no absolute scale; of a DICOM study it is the MR series, if there is one only.
+        channels={"t1": Channel(normalize="zscore", series=SeriesRule(modality="MR"))},
         labels={1: "anterior", 2: "posterior"},
+        codes=dict.fromkeys((1, 2), "SCT:5366008:Hippocampus"),
     ),
     grid=Grid(
         spacing_mm=(1.0, 1.0, 1.0),

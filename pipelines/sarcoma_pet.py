@@ -1,10 +1,11 @@
 """Soft-tissue sarcoma in FDG-PET: small lesions in a large, anisotropic field.
 
 Data: IBSI / TCIA Soft-tissue-Sarcoma, CC BY 3.0, Vallieres et al. 2015; a folder per patient with
-PET_image (SUV) and PET_mask, 35 patients, grids of about 4.7 x 4.7 x 3.3 mm that differ.
+PET_image (SUV) and PET_mask, 35 patients, grids of about 4.7 x 4.7 x 3.3 mm that differ; or as TCIA has them,
+DICOM studies with an RTSTRUCT a series.
 """
 
-from medseg.config import Augment, Builder, Channel, Config, Data, Grid, Infer, Train
+from medseg.config import Augment, Builder, Channel, Config, Data, Grid, Infer, SeriesRule, Train
 
 CONFIG = Config(
     name="sarcoma_pet",
@@ -12,9 +13,18 @@ CONFIG = Config(
     licence="Trained on Soft-tissue-Sarcoma (TCIA / IBSI, CC BY 3.0, Vallieres et al. 2015).",
     expected="see docs/results.md: seven patients are held out, so one figure says little",
     data=Data(
-        channels={"pet": Channel(normalize="pet", pattern="PET_image*")},  # SUV: 0 means something
+        channels={
+            "pet": Channel(
+                normalize="pet",  # SUV: 0 means something
+                pattern="PET_image*",
+                series=SeriesRule(modality="PT", suv=True),
+            )
+        },
         labels={1: "tumour"},
         label_pattern="*PET_mask*",
+        rois={"GTV_Mass*": 1},  # not the oedema around it, which some structure sets hold too
+        codes={1: "SCT:108369006:Neoplasm"},
+        code_categories={1: "SCT:49755003:Morphologically Abnormal Structure"},
     ),
     grid=Grid(
         spacing_mm=(4.6875, 4.6875, 3.27),  # the most common grid of the cohort

@@ -15,6 +15,8 @@ import pytest
 
 from medseg.data.layouts import find_cohort
 from medseg.data.settings import Channel, Data
+from tests.dicom_cohort import write_scan, write_structures
+from tests.tiny import make_case
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -94,6 +96,11 @@ def test_each_layout_shown_is_recognised_with_its_labels(name, text, tmp_path):
         root.parent.mkdir(exist_ok=True)
         root.write_text(text)
         channels = ["t1", "flair"]
+    elif name == "dicom":
+        images, structures = text.splitlines()[0], text.splitlines()[-1]
+        image, label = make_case(0)
+        folder = write_scan((root / images).parent, image)
+        write_structures(root / structures, label, folder, names={1: "a"})
     else:
         for line in text.splitlines():
             (root / line).parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +114,7 @@ def test_each_layout_shown_is_recognised_with_its_labels(name, text, tmp_path):
     settings = Data(channels={f"{c}{i}": Channel() for i, c in enumerate(channels)}, labels={1: "a"})
     if name == "table":
         settings = Data(channels={c: Channel() for c in channels}, labels={1: "a"})
-    found, cases = find_cohort(root, settings)
+    found, cases = find_cohort(root, settings, lambda: b"key")
     assert found == name
     assert all(case.label and len(case.images) == len(channels) for case in cases)
 

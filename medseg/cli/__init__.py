@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from medseg import __version__
-from medseg.cli import cohort, evaluate, infer, listing, phantom, run, ui
+from medseg.cli import cohort, deidentify, dicom, evaluate, infer, listing, phantom, run, ui
 
 app = typer.Typer(
     name="medseg",
@@ -42,6 +42,10 @@ app.command()(run.train)
 app.command()(run.run)
 app.command()(infer.infer)
 app.command()(evaluate.evaluate)
+app.command()(dicom.inspect)
+app.command()(dicom.convert)
+app.command("to-dicom")(dicom.to_dicom)
+app.command()(deidentify.deidentify)
 app.command()(phantom.phantom)
 app.command("list")(listing.list_entries)
 app.add_typer(listing.config_app, name="config")

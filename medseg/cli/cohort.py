@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.cli import options as o
+from medseg.cli.dicom import find_key
 from medseg.cli.session import make_progress, session, summarise
 from medseg.config import Config
 
@@ -20,13 +21,6 @@ def resolve_config(pipeline: str, config: Path | None, settings: list[str]) -> C
     from medseg.config.pipelines import find_pipeline
 
     return resolve(find_pipeline(pipeline), config, settings)
-
-
-def key_file(wanted: bool) -> Path | None:
-    """Return the site's pseudonym key, where pseudonyms are wanted."""
-    from medseg.tracking.place import find_home
-
-    return find_home() / "pseudonym.key" if wanted else None
 
 
 def check(
@@ -62,7 +56,8 @@ def check(
                 progress=progress,
                 report=report,
                 workers=workers,
-                key_file=key_file(pseudonymize),
+                key_file=find_key(),
+                is_pseudonymous=pseudonymize,
             )
         progress.say(summarise(report))
 
@@ -103,7 +98,8 @@ def plan(
                 progress=progress,
                 report=report,
                 workers=workers,
-                key_file=key_file(pseudonymize),
+                key_file=find_key(),
+                is_pseudonymous=pseudonymize,
             )
         decided = plan_run(resolved, cohort, run)
         report.extra["plan"] = decided.to_json()
@@ -152,7 +148,8 @@ def preprocess(
                 progress=progress,
                 report=report,
                 workers=workers,
-                key_file=key_file(pseudonymize),
+                key_file=find_key(),
+                is_pseudonymous=pseudonymize,
             )
         report.write(out / "report.json")
         progress.say(summarise(report))
@@ -160,8 +157,10 @@ def preprocess(
 
 def announce(config: Config, data: Path, out: Path, report: Report, progress: Progress) -> None:
     """Say what a dry run would do."""
+    from medseg.data.cases import peek_key
     from medseg.data.layouts import find_cohort
 
-    layout, cases = find_cohort(data, config.data)
+    key = peek_key(find_key())
+    layout, cases = find_cohort(data, config.data, lambda: key)
     report.extra["dry_run"] = {"layout": layout, "cases": len(cases), "pipeline": config.name}
     progress.say(f"dry run: {len(cases)} cases (layout {layout}) would be written below {out}")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg.cli import options as o
-from medseg.cli.cohort import announce, key_file, resolve_config
+from medseg.cli.cohort import announce, resolve_config
+from medseg.cli.dicom import find_key
 from medseg.cli.session import make_progress, session, summarise
 from medseg.core.errors import ConfigError
 
@@ -62,7 +63,8 @@ def run(
             report=report,
             max_minutes=max_minutes,
             is_tracked=tracking,
-            key_file=key_file(pseudonymize),
+            key_file=find_key(),
+            is_pseudonymous=pseudonymize,
         )
         show_results(report, out, progress)
 

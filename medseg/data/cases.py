@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medseg.core.errors import ConfigError, DataError
-from medseg.core.files import write_bytes
+from medseg.core.files import make_folder
+
+if TYPE_CHECKING:
+    from medseg.io.dicom.label import DicomLabel
+    from medseg.io.dicom.scan import Scan
+
+Key = Callable[[], bytes]
+"""Gives the secret of this site that pseudonyms are made with; called only where one is needed."""
 
 SAFE_ID = re.compile(r"[^A-Za-z0-9._+-]")
 RESERVED = {"report"}  # report.json stands beside the cases' own files
@@ -26,20 +35,30 @@ class Case:
 
     Args:
         id: Names every output of this case; unique in its cohort, safe as a file name.
-        images: One file per channel, or one file that holds all channels.
-        label: The label map's file, if there is one.
+        images: One file or DICOM scan per channel, or one file that holds all channels.
+        label: The label map, if there is one.
         group: The patient; cases of one group never end up on two sides of a split.
+        error: Why it cannot be read, where that is known already; reading raises it.
+        is_pseudonymous: Id and group are pseudonyms already.
     """
 
     id: str
-    images: tuple[Path, ...]
-    label: Path | None = None
+    images: tuple[Path | Scan, ...]
+    label: Path | DicomLabel | None = None
     group: str = ""
+    error: DataError | None = None
+    is_pseudonymous: bool = False
 
     @property
     def patient(self) -> str:
         """The group, or the case itself where none is known."""
         return self.group or self.id
+
+    @property
+    def warnings(self) -> tuple[tuple[str, str], ...]:
+        """(code, message) of what is odd about its DICOM scans."""
+        scans = [image for image in self.images if not isinstance(image, Path)]
+        return tuple(dict.fromkeys(warning for scan in scans for warning in scan.warnings))
 
 
 def make_id(text: str) -> str:
@@ -99,16 +118,59 @@ def assign_groups(cases: Iterable[Case], pattern: str) -> list[Case]:
     ]
 
 
+def no_key() -> bytes:
+    """Refuse to make pseudonyms: the default of functions that most often need none.
+
+    Raises:
+        ConfigError: KEY_MISSING.
+    """
+    raise ConfigError(
+        "ids of DICOM scans are pseudonyms, and no key to make them with was given",
+        hint="pass `key`, for example partial(read_key, path)",
+        code="KEY_MISSING",
+    )
+
+
+def read_key(path: Path) -> bytes:
+    """Return the key in a file, made on first use; the same one for processes that start at once."""
+    if not path.exists():
+        fresh = make_folder(path.parent) / f".{path.name}-{secrets.token_hex(8)}"
+        try:
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+                stream.write(secrets.token_bytes(32))
+                stream.flush()
+                os.fsync(stream.fileno())
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(fresh)
+        finally:
+            fresh.unlink(missing_ok=True)
+    return path.read_bytes()
+
+
+def peek_key(path: Path) -> bytes:
+    """Return the key in a file, or one for this once where none was made yet: a dry run writes nothing."""
+    return path.read_bytes() if path.exists() else secrets.token_bytes(32)
+
+
+def pseudonym(key: bytes, text: str) -> str:
+    """Return 12 hex digits of an HMAC-SHA-256: the same for one text at one site, of no use elsewhere."""
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:12]
+
+
 def pseudonymize(cases: Iterable[Case], key_file: Path) -> list[Case]:
-    """Replace ids by `case-` + 12 hex of an HMAC-SHA-256 under this site's key, made on first use."""
-    if not key_file.exists():
-        write_bytes(key_file, secrets.token_bytes(32))
-    key = key_file.read_bytes()
-
-    def pseudonym(text: str) -> str:
-        return "case-" + hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:12]
-
-    return [replace(case, id=pseudonym(case.id), group=pseudonym(case.patient)) for case in cases]
+    """Replace ids and groups by `case-` + a pseudonym; those of DICOM scans are pseudonyms already."""
+    key = read_key(key_file)
+    return [
+        case
+        if case.is_pseudonymous
+        else replace(
+            case,
+            id=f"case-{pseudonym(key, case.id)}",
+            group=f"case-{pseudonym(key, case.patient)}",
+            is_pseudonymous=True,
+        )
+        for case in cases
+    ]
 
 
 def require_unique(cases: list[Case]) -> list[Case]:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from medseg.data.cases import Case
 from medseg.data.loading import load_case
 from medseg.data.settings import Data
 from medseg.io import list_files
+
+if TYPE_CHECKING:
+    from medseg.io.dicom.label import DicomLabel
+    from medseg.io.dicom.scan import Scan
 
 SAMPLES = 1000  # foreground intensities kept per case and channel
 
@@ -63,18 +67,34 @@ class Record:
 
 
 def hash_files(case: Case) -> tuple[str, str]:
-    """Return the SHA-256 over all image files, and that of the label file ("" without one)."""
-    images = [_hash_or_empty(path) for path in case.images]
+    """Return the SHA-256 over all image files, and that of the label file ("" without one).
+
+    Those of DICOM objects hold too what is made of the files.
+    """
+    images = [_hash_or_empty(image) for image in case.images]
     label = _hash_or_empty(case.label) if case.label else ""
     return (images[0] if len(images) == 1 else sha256_of(images)), label
 
 
-def _hash_or_empty(path: Path) -> str:
+def _hash_or_empty(image: Path | Scan | DicomLabel) -> str:
     try:
-        hashes = [sha256_of_file(part) for part in list_files(path)]
+        hashes = [sha256_of_file(part) for part in list_files(image)]
     except (OSError, DataError):
         return ""  # missing or unreadable: reading the case says so, with a code
+    if not isinstance(image, Path):
+        hashes.append(_hash_choice(image))
     return hashes[0] if len(hashes) == 1 else sha256_of(hashes)
+
+
+def _hash_choice(image: Scan | DicomLabel) -> str:
+    """Hash what is made of the files of a DICOM object: which frames or structures, on which grid."""
+    from medseg.io.dicom.label import DicomLabel
+
+    if isinstance(image, DicomLabel):
+        return sha256_of([image.rois, {str(value): name for value, name in image.labels.items()}])
+    numbers = {path: number for number, path in enumerate(image.files)}
+    frames = [(numbers[frame.instance.path], frame.index) for frame in image.frames]
+    return sha256_of([frames, image.geometry.affine.tolist(), image.repair, image.suv_factor])
 
 
 def check_case(case: Case, settings: Data, seed: int = 0) -> Record:
@@ -88,6 +108,8 @@ def check_case(case: Case, settings: Data, seed: int = 0) -> Record:
 
 
 def _describe(case: Case, settings: Data, seed: int) -> Record:
+    if case.error is not None:
+        raise case.error
     if case.label is None:
         raise DataError(
             "no label file was found for this image", hint="label it or take it out", code="LABEL_MISSING"
@@ -100,7 +122,7 @@ def _describe(case: Case, settings: Data, seed: int) -> Record:
     classes, _ = to_canonical(loaded.classes.array, loaded.image.geometry)
     start, stop = nonzero_box(image)
     voxels = np.bincount(classes.ravel(), minlength=len(settings.labels) + 1)
-    warnings: list[tuple[str, str]] = []
+    warnings = list(case.warnings)
     if voxels[1:].sum() == 0:
         warnings.append(("LABEL_EMPTY", "the label holds background only"))
     if float(image.min()) == float(image.max()):

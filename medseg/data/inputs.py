@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.core.errors import ConfigError
-from medseg.data.cases import Case, make_id, require_unique
+from medseg.data.cases import Case, Key, make_id, no_key, require_unique
 from medseg.data.layouts import (
     channel_files,
     find_label,
@@ -15,31 +15,48 @@ from medseg.data.layouts import (
     pick_or_nothing,
 )
 from medseg.data.settings import Data
+from medseg.data.studies import Wanted, find_scans, holds_dicom
 from medseg.data.tables import is_table, read_table
 from medseg.io import is_image, stem
 
 
-def find_inputs(paths: Sequence[Path], settings: Data) -> list[Case]:
-    """Return the cases that files, folders of images, folders of patients or a table name.
+def find_inputs(
+    paths: Sequence[Path], settings: Data, key: Key = no_key, wanted: Wanted | None = None
+) -> list[Case]:
+    """Return the cases that files, folders of images, patients or DICOM, or a table name.
+
+    Args:
+        paths: What the user gave.
+        settings: The model's.
+        key: For the pseudonyms of DICOM scans.
+        wanted: What the user says of DICOM inputs.
 
     Raises:
-        ConfigError: Nothing there, or not a kind of file that can be read.
-        DataError: No case, or ids are not unique.
+        ConfigError: Nothing there, not a kind of file that can be read, or no such DICOM series.
+        DataError: No case, ids are not unique, or DICOM and other images are mixed.
     """
-    return require_unique([case for path in paths for case in _find(path, settings)])
+    wanted = wanted or Wanted()
+    cases = [case for path in paths for case in _find(path, settings, key, wanted)]
+    if wanted.series is not None and not any(case.is_pseudonymous for case in cases):
+        raise ConfigError(
+            "--series was given, and no input is a DICOM folder", hint="leave it out", code="SERIES_UNKNOWN"
+        )
+    return require_unique(cases)
 
 
-def _find(path: Path, settings: Data) -> list[Case]:
+def _find(path: Path, settings: Data, key: Key, wanted: Wanted) -> list[Case]:
     if not path.exists():
         raise ConfigError("there is no such file or folder", hint="check the path", code="INPUT_MISSING")
     if is_table(path):
-        return read_table(path, list(settings.channels))
-    if path.is_file():
-        if not is_image(path):
-            raise ConfigError(
-                "this kind of file is not known", hint="see `medseg list formats`", code="FORMAT_UNKNOWN"
-            )
+        return read_table(path, settings, wanted)
+    if path.is_file() and is_image(path):
         return [Case(make_id(stem(path)), (path,))]
+    if holds_dicom(path):
+        return find_scans(path, settings, key, wanted)
+    if path.is_file():
+        raise ConfigError(
+            "this kind of file is not known", hint="see `medseg list formats`", code="FORMAT_UNKNOWN"
+        )
     if list_images(path):
         files_of = channel_files(list_images(path), len(settings.channels))
         return [Case(name, files) for name, files in files_of]

@@ -1,7 +1,7 @@
 """Layouts of labelled cohorts: found, not described.
 
 Each entry of LAYOUTS is a `(sniff, find)` pair. `sniff(root)` says whether a folder or file looks like
-it, `find(root, settings)` lists its cases. The dict's order is the order in which they are tried.
+it, `find(root, settings, key)` lists its cases. The dict's order is the order in which they are tried.
 """
 
 from __future__ import annotations
@@ -14,8 +14,18 @@ from typing import Any, NamedTuple
 
 from medseg.core.errors import ConfigError, DataError
 from medseg.core.select import suggest
-from medseg.data.cases import Case, assign_groups, confine, distinct_channels, make_id, require_unique
+from medseg.data.cases import (
+    Case,
+    Key,
+    assign_groups,
+    confine,
+    distinct_channels,
+    make_id,
+    no_key,
+    require_unique,
+)
 from medseg.data.settings import Data
+from medseg.data.studies import find_labelled, holds_dicom
 from medseg.data.tables import is_table, read_table
 from medseg.io import is_image, stem
 
@@ -28,15 +38,20 @@ class Layout(NamedTuple):
     """How one way to store a cohort is recognised and listed."""
 
     sniff: Callable[[Path], bool]
-    find: Callable[[Path, Data], list[Case]]
+    find: Callable[[Path, Data, Key], list[Case]]
 
 
-def find_cohort(root: Path, settings: Data) -> tuple[str, list[Case]]:
+def find_cohort(root: Path, settings: Data, key: Key = no_key) -> tuple[str, list[Case]]:
     """Return the layout's name and the cases below `root`, sorted by id.
+
+    Args:
+        root: Folder or table.
+        settings: The task's.
+        key: For the pseudonyms of DICOM scans.
 
     Raises:
         ConfigError: Nothing there, or no layout fits.
-        DataError: No case, or ids are not unique.
+        DataError: No case, ids are not unique, or DICOM and other images are mixed.
     """
     if not root.exists():
         raise ConfigError("there is no such folder or file", hint="check --data", code="DATA_MISSING")
@@ -48,7 +63,7 @@ def find_cohort(root: Path, settings: Data) -> tuple[str, list[Case]]:
         )
     for name, layout in LAYOUTS.items():
         if settings.layout in {name, "auto"} and layout.sniff(root):
-            cases = assign_groups(layout.find(root, settings), settings.group_pattern)
+            cases = assign_groups(layout.find(root, settings, key), settings.group_pattern)
             return name, require_unique(cases)
     which = "no known layout of a labelled cohort fits"
     raise ConfigError(
@@ -133,7 +148,7 @@ def _is_msd(root: Path) -> bool:
     return (root / "dataset.json").is_file() and isinstance(_read_dataset_json(root).get("training"), list)
 
 
-def _find_msd(root: Path, settings: Data) -> list[Case]:
+def _find_msd(root: Path, settings: Data, key: Key) -> list[Case]:
     cases = []
     for number, entry in enumerate(_read_dataset_json(root)["training"], start=1):
         listed = [entry.get(key) for key in ("image", "label")] if isinstance(entry, dict) else []
@@ -157,7 +172,7 @@ def _is_nnunet(root: Path) -> bool:
     return any(CHANNEL.search(name) and CHANNEL.sub("", name) in labels for name in names)
 
 
-def _find_nnunet(root: Path, settings: Data) -> list[Case]:
+def _find_nnunet(root: Path, settings: Data, key: Key) -> list[Case]:
     return _pair_folders(root / "imagesTr", root / "labelsTr", settings)
 
 
@@ -167,7 +182,7 @@ def _two_folders(root: Path) -> tuple[Path, Path] | None:
     return (images[0], labels[0]) if len(images) == 1 and len(labels) == 1 else None
 
 
-def _find_folders(root: Path, settings: Data) -> list[Case]:
+def _find_folders(root: Path, settings: Data, key: Key) -> list[Case]:
     folders = _two_folders(root)
     return _pair_folders(*folders, settings) if folders else []
 
@@ -190,7 +205,7 @@ def _is_patients(root: Path) -> bool:
     return root.is_dir() and any(list_images(folder) for folder in list_folders(root))
 
 
-def _find_patients(root: Path, settings: Data) -> list[Case]:
+def _find_patients(root: Path, settings: Data, key: Key) -> list[Case]:
     cases = []
     for folder in list_folders(root):
         label = find_label(folder, settings)
@@ -213,7 +228,7 @@ def _is_bids(root: Path) -> bool:
     return root.is_dir() and (root / "derivatives").is_dir() and any(root.glob("sub-*"))
 
 
-def _find_bids(root: Path, settings: Data) -> list[Case]:
+def _find_bids(root: Path, settings: Data, key: Key) -> list[Case]:
     labels = sorted(
         [*root.glob("derivatives/**/sub-*_dseg.nii*"), *root.glob("derivatives/**/sub-*_mask.nii*")]
     )
@@ -233,10 +248,11 @@ def _find_bids(root: Path, settings: Data) -> list[Case]:
 
 
 LAYOUTS: dict[str, Layout] = {
-    "table": Layout(is_table, lambda root, settings: read_table(root, list(settings.channels))),
+    "table": Layout(is_table, lambda root, settings, key: read_table(root, settings)),
     "nnunet": Layout(_is_nnunet, _find_nnunet),  # before MSD: nnU-Net 1 wrote the same dataset.json
     "msd": Layout(_is_msd, _find_msd),
     "folders": Layout(lambda root: _two_folders(root) is not None, _find_folders),
     "bids": Layout(_is_bids, _find_bids),
-    "patients": Layout(_is_patients, _find_patients),
+    "dicom": Layout(lambda root: root.is_dir() and holds_dicom(root), find_labelled),
+    "patients": Layout(_is_patients, _find_patients),  # after DICOM, which refuses to be mixed with others
 }

@@ -33,7 +33,7 @@ def load_case(case: Case, settings: Data) -> LoadedCase:
     """Read and cross-check all files of a case.
 
     Raises:
-        DataError: CHANNELS, GRID_MISMATCH, LABEL_MISSING, LABEL_VALUE, or what reading raises.
+        DataError: CHANNELS, GRID_MISMATCH, LABEL_MISSING, LABEL_VALUE, or what reading or finding it raises.
     """
     image = load_image(case, len(settings.channels))
     if case.label is None:
@@ -52,15 +52,17 @@ def load_image(case: Case, n_channels: int) -> Volume:
     """Read a case's image files and stack their channels.
 
     Raises:
-        DataError: CHANNELS or GRID_MISMATCH, or what reading raises.
+        DataError: CHANNELS or GRID_MISMATCH, or what reading or finding it raises.
     """
+    if case.error is not None:
+        raise case.error
     if not case.images:
         raise DataError(
             "no image file, or not exactly one a channel, was found",
             hint="check data.channels.<name>.pattern",
             code="CHANNEL_MISSING",
         )
-    volumes = [read_volume(path) for path in case.images]
+    volumes = [read_volume(image) for image in case.images]
     found = sum(len(volume.array) for volume in volumes)
     if found != n_channels:
         raise DataError(

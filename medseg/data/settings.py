@@ -10,7 +10,35 @@ from pydantic import Field, model_validator
 from medseg.core.settings import Builder, Count, Positive, Settings, Share
 
 Axis = Literal[0, 1, 2]
+CODE = re.compile(r"[A-Za-z0-9_-]+:[^:]+:.+")
 NotNegative = Annotated[float, Field(ge=0)]
+
+
+class SeriesRule(Settings):
+    """Which scan of a DICOM study a channel is; what is not set fits every scan.
+
+    Args:
+        modality: DICOM's word: CT, MR, PT, ...
+        orientation: The plane that the slices lie in, most nearly.
+        image_type: Words that ImageType must hold, such as PRIMARY.
+        not_image_type: Words that it may not hold, such as DERIVED.
+        volume: Pattern of what tells the volumes of one series apart, as `inspect` shows it ("b 0*").
+        suv: Convert PET to standardised uptake values by body weight.
+    """
+
+    modality: str = ""
+    orientation: Literal["axial", "coronal", "sagittal"] | None = None
+    min_slices: Count = 1
+    max_slices: Count | None = None
+    image_type: tuple[str, ...] = ()
+    not_image_type: tuple[str, ...] = ()
+    volume: str = "*"
+    suv: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every scan fits."""
+        return self == SeriesRule(suv=self.suv)
 
 
 class Channel(Settings):
@@ -24,6 +52,7 @@ class Channel(Settings):
     normalize: Literal["ct", "zscore", "pet", "fixed", "none"] = "zscore"
     window: tuple[float, float] | None = None
     pattern: str = "*"  # which files of a patient folder hold this channel
+    series: SeriesRule = SeriesRule()  # which scan of a DICOM study does
 
     @model_validator(mode="after")
     def _fixed_needs_a_window(self) -> Channel:
@@ -41,6 +70,13 @@ class Data(Settings):
         default={}
     )  # source value -> stored value, applied first
     label_pattern: str = "*mask*"  # which file of a patient folder is the label
+    rois: dict[str, int] = Field(
+        default={}
+    )  # RTSTRUCT and SEG: name, pattern or "#number" -> stored value; empty: they are called as the labels
+    codes: dict[int, str] = Field(default={})  # DICOM SEG: stored value -> what it is, "SCT:78961009:Spleen"
+    code_categories: dict[int, str] = Field(
+        default={}
+    )  # ... and of what kind; Anatomical Structure if not said
     group_pattern: str = ""  # regular expression; its first group in an id names the patient
     layout: str = "auto"
 
@@ -62,6 +98,19 @@ class Data(Settings):
             raise ValueError("at most 254 labels")
         if stray := set(self.label_map.values()) - set(self.labels) - {0}:
             raise ValueError(f"`label_map` maps to {sorted(stray)}, which `labels` does not list")
+        return self
+
+    @model_validator(mode="after")
+    def _dicom_is_usable(self) -> Data:
+        if stray := set(self.rois.values()) - set(self.labels) - set(self.label_map):
+            raise ValueError(f"`rois` maps to {sorted(stray)}, which neither `labels` nor `label_map` lists")
+        for name, codes in (("codes", self.codes), ("code_categories", self.code_categories)):
+            if stray := set(codes) - set(self.labels):
+                raise ValueError(f"`{name}` names {sorted(stray)}, which `labels` does not list")
+            if bad := [code for code in codes.values() if not CODE.fullmatch(code)]:
+                raise ValueError(
+                    f"`{bad[0]}` in `{name}` is not scheme:value:meaning, like SCT:78961009:Spleen"
+                )
         return self
 
 

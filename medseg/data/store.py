@@ -17,7 +17,7 @@ import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,10 @@ from medseg.core.files import atomic_path, make_folder, read_json, write_json
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Labels
 from medseg.data.preprocess import Placement
-from medseg.io import write_labels
+from medseg.io import mask_suffix, write_labels
+
+if TYPE_CHECKING:
+    from medseg.io.dicom.scan import Scan
 
 BLOCK = 32  # edge of a compressed block in voxels: a patch touches few of them, each still packs well
 ARRAYS = ("image.b2nd", "label.b2nd")
@@ -104,7 +107,7 @@ def write_case(
     arrays: tuple[NDArray[np.float16], NDArray[np.uint8]],
     placement: Placement,
     reference: Labels,
-    like: Path,
+    like: Path | Scan,
 ) -> None:
     """Write a case's folder atomically, replacing an older one.
 
@@ -114,15 +117,14 @@ def write_case(
         arrays: (C, I, J, K) image and (I, J, K) classes on the placement's grid.
         placement: The way back.
         reference: Stored label values on the original grid.
-        like: The image file whose header the reference gets.
+        like: The image whose header the reference gets; that of a DICOM scan is made of its grid alone.
     """
     image, label = arrays
-    suffix = ".png" if like.suffix.lower() in {".png", ".tif", ".tiff"} else ".nii.gz"
     with atomic_path(folder) as temporary:
         make_folder(temporary)
         _write_array(temporary / "image.b2nd", image)
         _write_array(temporary / "label.b2nd", label)
-        write_labels(temporary / f"reference{suffix}", reference, like)
+        write_labels(temporary / f"reference{mask_suffix(like)}", reference, like)
         entry = {"key": key, "placement": _describe(placement), "points": _foreground_points(label)}
         write_json(temporary / "case.json", entry, compact=True)
         if folder.exists():

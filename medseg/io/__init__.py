@@ -30,12 +30,13 @@ Codes (all formats use the first block; XXX is NII, PNG, TIFF, NRRD or MHA):
     NII_SUFFIX           written files end in .nii.gz
     PIXELS_DECODE        the picture decoder refuses PNG or TIFF content
     PIXELS_WRITE  ITK_WRITE    what PNG, NRRD or MetaImage cannot hold
+    DICOM_...            see medseg.io.dicom
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,10 @@ from medseg.io import itk, nifti, pixels
 from medseg.io.format import SNIFF_BYTES, Format
 from medseg.io.safety import read_bytes
 from medseg.io.voxels import shrink, to_labels
+
+if TYPE_CHECKING:
+    from medseg.io.dicom.label import DicomLabel
+    from medseg.io.dicom.scan import Scan
 
 FORMATS: dict[str, Format] = {
     "nifti": nifti.FORMAT,
@@ -72,49 +77,77 @@ def is_image(path: Path) -> bool:
     return not path.name.startswith(".") and path.name.lower().endswith(SUFFIXES) and path.is_file()
 
 
-def read_volume(path: Path) -> Volume:
+def looks_like_dicom(path: Path) -> bool:
+    """Say by the first bytes whether a file is DICOM: the mark, or a first element as old exports have it."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(132)
+    except OSError:
+        return False
+    is_old = head[:1] in {b"\2", b"\x08"} and head[1:2] == b"\0" and head[4:6] in {b"UL", b"UI", b"CS"}
+    return head[128:] == b"DICM" or is_old
+
+
+def mask_suffix(image: Path | Scan) -> str:
+    """Return the suffix of masks: pictures get pictures, everything else NIfTI."""
+    is_picture = isinstance(image, Path) and image.name.lower().endswith(pixels.FORMAT.suffixes)
+    return ".png" if is_picture else ".nii.gz"
+
+
+def read_volume(image: Path | Scan) -> Volume:
     """Read an image as (C, I, J, K).
 
     Raises:
         DataError: With one of the codes above.
     """
-    return _format_of(path).read(path)
+    if isinstance(image, Path):
+        return _format_of(image).read(image)
+    from medseg.io.dicom import read_scan
+
+    return read_scan(image)
 
 
-def read_labels(path: Path) -> Labels:
+def read_labels(label: Path | DicomLabel) -> Labels:
     """Read a label map; whole numbers stored as floats become integers.
 
     Raises:
         DataError: With one of the codes above.
     """
-    return to_labels(_format_of(path).read(path))
+    if isinstance(label, Path):
+        return to_labels(_format_of(label).read(label))
+    from medseg.io.dicom.label import read_label
+
+    return read_label(label)
 
 
-def list_files(path: Path) -> tuple[Path, ...]:
+def list_files(image: Path | Scan | DicomLabel) -> tuple[Path, ...]:
     """Return all files that an image is stored in: most have one, a .mhd has its voxels beside it.
 
     Raises:
         DataError: With one of the codes above.
     """
-    return itk.list_files(path) if path.name.lower().endswith(".mhd") else (path,)
+    if not isinstance(image, Path):
+        return image.files
+    return itk.list_files(image) if image.name.lower().endswith(".mhd") else (image,)
 
 
-def read_geometry(path: Path) -> Geometry:
+def read_geometry(image: Path | Scan) -> Geometry:
     """Read the grid of an image from its header alone.
 
     Raises:
         DataError: With one of the codes above.
     """
-    return _format_of(path).read_geometry(path)
+    return _format_of(image).read_geometry(image) if isinstance(image, Path) else image.geometry
 
 
-def write_labels(path: Path, labels: Labels, like: Path | None = None) -> None:
+def write_labels(path: Path, labels: Labels, like: Path | Scan | None = None) -> None:
     """Write a label map atomically, in the smallest integer type that holds its values.
 
     Args:
         path: .nii.gz, .png (2D), .nrrd or .mha.
         labels: (I, J, K) on the grid of `like`.
-        like: The image that was segmented. A NIfTI gives its codes, both matrices, units and version.
+        like: The image that was segmented. A NIfTI gives its codes, both matrices, units and version;
+            a DICOM scan only its grid.
 
     Raises:
         GeometryError: GRID_DIFFERS.
@@ -123,7 +156,7 @@ def write_labels(path: Path, labels: Labels, like: Path | None = None) -> None:
     write_volume(path, Volume(shrink(labels.array)[None], labels.geometry), like)
 
 
-def write_volume(path: Path, volume: Volume, like: Path | None = None) -> None:
+def write_volume(path: Path, volume: Volume, like: Path | Scan | None = None) -> None:
     """Write an image atomically in its own type (float64 as float32).
 
     Args:
@@ -137,7 +170,7 @@ def write_volume(path: Path, volume: Volume, like: Path | None = None) -> None:
         format_.write(temporary, volume, _nifti_or_none(like))
 
 
-def write_probabilities(path: Path, probabilities_IJKC: NDArray[Any], like: Path | Geometry) -> None:
+def write_probabilities(path: Path, probabilities_IJKC: NDArray[Any], like: Path | Scan | Geometry) -> None:
     """Write class probabilities atomically as uint16 with scl_slope 1/65535.
 
     Args:
@@ -188,7 +221,7 @@ def _format_of(path: Path) -> Format:
     return _format_by_name(path)
 
 
-def _check_same_grid(geometry: Geometry, like: Path | None) -> None:
+def _check_same_grid(geometry: Geometry, like: Path | Scan | None) -> None:
     difference = geometry.differs_from(read_geometry(like)) if like else ""
     if difference:
         raise GeometryError(
@@ -198,5 +231,5 @@ def _check_same_grid(geometry: Geometry, like: Path | None) -> None:
         )
 
 
-def _nifti_or_none(like: Path | None) -> Path | None:
-    return like if like and _format_of(like) is FORMATS["nifti"] else None
+def _nifti_or_none(like: Path | Scan | None) -> Path | None:
+    return like if isinstance(like, Path) and _format_of(like) is FORMATS["nifti"] else None

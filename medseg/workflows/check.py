@@ -10,9 +10,9 @@ from typing import Any
 
 from medseg import __version__
 from medseg.config import Config
-from medseg.core.errors import DataError
+from medseg.core.errors import ConfigError, DataError
 from medseg.core.files import make_folder, read_if_whole, sha256_of, write_csv, write_json
-from medseg.data.cases import Case, pseudonymize
+from medseg.data.cases import Case, pseudonymize, read_key
 from medseg.data.checks import Record, check_case, hash_files, screen_cohort
 from medseg.data.layouts import find_cohort
 from medseg.data.settings import Data
@@ -44,7 +44,8 @@ def check(
     progress: Progress,
     report: Report,
     workers: Workers,
-    key_file: Path | None = None,
+    key_file: Path,
+    is_pseudonymous: bool = False,
 ) -> Cohort:
     """Check every case below `data` and write RUN/check/{cases.csv,report.json}.
 
@@ -55,13 +56,21 @@ def check(
         progress: Told after each case.
         report: Gets one result a case.
         workers: Who looks.
-        key_file: Makes ids pseudonyms under this key.
+        key_file: The site's secret for pseudonyms, made on first use; ids of DICOM scans need it.
+        is_pseudonymous: Whether other ids are pseudonyms too.
 
     Raises:
-        DataError: No layout fits, or no case is usable.
+        ConfigError: No layout fits, or RUN lies among DICOM files.
+        DataError: No case is usable.
     """
-    layout, cases = find_cohort(data, config.data)
-    if key_file:
+    layout, cases = find_cohort(data, config.data, partial(read_key, key_file))
+    if layout == "dicom" and run.root.resolve().is_relative_to(data.resolve()):
+        raise ConfigError(
+            "the output folder lies among the DICOM files",
+            hint="choose another with -o",
+            code="OUT_HOLDS_INPUT",
+        )
+    if is_pseudonymous:
         cases = pseudonymize(cases, key_file)
     progress.say(f"{len(cases)} cases, layout {layout}")
     cache = make_folder(run.check / "records")
@@ -90,9 +99,8 @@ def check(
 
 def _recall_or_check(case: Case, *, settings: Data, seed: int, cache: Path) -> Record:
     """Return the record of an earlier look at the same bytes with the same settings, or look."""
-    key = sha256_of(
-        [__version__, hash_files(case), settings.model_dump(mode="json"), case.id, case.group, seed]
-    )
+    known = [case.id, case.group, case.error and [case.error.code, case.error.message], case.warnings]
+    key = sha256_of([__version__, hash_files(case), settings.model_dump(mode="json"), known, seed])
     path = cache / f"{case.id}.json"
     tree = read_if_whole(path)
     if tree.pop("key", None) == key:

@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medseg import __version__
 from medseg.core.errors import ConfigError, DataError, ResourceError, is_out_of_memory
-from medseg.core.files import make_folder, read_if_whole, sweep, write_json
+from medseg.core.files import make_folder, sweep
 from medseg.core.volume import Labels
-from medseg.data.cases import Case, pseudonymize
+from medseg.data.cases import Case, pseudonymize, read_key
 from medseg.data.checks import hash_files
 from medseg.data.inputs import find_inputs
 from medseg.data.loading import load_image
 from medseg.data.preprocess import preprocess_image
+from medseg.data.settings import Data
+from medseg.data.studies import Wanted
 from medseg.inference.model import TrainedModel, load_model
 from medseg.inference.network import choose_device
 from medseg.inference.segment import Segmenter
 from medseg.io import write_labels, write_probabilities
+from medseg.workflows.outputs import plan_outputs, write_objects
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
+from medseg.workflows.sidecar import find_versions, is_done, write_sidecar
 
-PICTURES = {".png", ".tif", ".tiff"}
+if TYPE_CHECKING:
+    from medseg.io.dicom.scan import Scan
 
 
 def infer(
@@ -38,49 +43,87 @@ def infer(
     *,
     progress: Progress,
     report: Report,
+    key_file: Path,
+    is_pseudonymous: bool = False,
+    wanted: Wanted | None = None,
+    formats: Sequence[str] = ("nifti",),
+    save_probabilities: bool = False,
     device: str = "auto",
     threads: int | None = None,
-    save_probabilities: bool = False,
     trust_code: bool = False,
-    key_file: Path | None = None,
 ) -> TrainedModel:
     """Segment every input and write OUT/<id>.nii.gz (2D: .png), OUT/<id>.json and OUT/report.json.
 
+    Args:
+        inputs: Images, folders of images, of patients or of DICOM files, or a table.
+        model_path: A RUN folder or its model folder.
+        out: OUT.
+        progress: A step a case.
+        report: Gets a result a case.
+        key_file: The site's secret for pseudonyms, made on first use; ids of DICOM scans need it.
+        is_pseudonymous: Whether other ids are pseudonyms too.
+        wanted: Which series of a DICOM study, and what may be repaired.
+        formats: Of `outputs.FORMATS`.
+        save_probabilities: Whether to write OUT/<id>_prob.nii.gz too.
+        device: auto, cpu or cuda.
+        threads: Of the CPU; None takes all.
+        trust_code: Whether the model may use code from outside medseg.
+
     Raises:
-        DataError: No input was found.
-        ConfigError: Masks would be written beside, or over, the scans.
+        DataError: No input was found, or DICOM and other images are mixed.
+        ConfigError: Masks would be written beside, or over, the scans; no such series.
         CheckpointError: The model is missing, damaged or preprocesses differently.
     """
     torch.set_num_threads(threads or os.cpu_count() or 1)
     model = load_model(model_path, choose_device(device), trust_code=trust_code)
-    cases = find_inputs(inputs, model.data)
-    if key_file:
+    cases = find_inputs(inputs, model.data, partial(read_key, key_file), wanted)
+    if is_pseudonymous:
         cases = pseudonymize(cases, key_file)
-    _refuse_scans_in(out, cases)
+    _refuse_scans_in(out, inputs, cases)
     make_folder(out)
     sweep(out)
     segmenter = Segmenter(model, model.infer)
     with progress.track("infer", len(cases)) as advance:
         for case in cases:
-            report.add(infer_case(segmenter, case, out, save_probabilities=save_probabilities))
+            result = infer_case(
+                segmenter, case, out, save_probabilities=save_probabilities, formats=tuple(formats)
+            )
+            report.add(result)
             advance(case.id)
     report.write(out / "report.json")
     return model
 
 
-def _refuse_scans_in(out: Path, cases: Sequence[Case]) -> None:
-    """Masks carry the names of their scans: in one folder they would replace them."""
-    if out.resolve() in {image.resolve().parent for case in cases for image in case.images}:
-        raise ConfigError(
-            "the output folder holds the scans", hint="choose another with -o", code="OUT_HOLDS_INPUT"
+def _refuse_scans_in(out: Path, inputs: Sequence[Path], cases: Sequence[Case]) -> None:
+    """Masks carry the names of their scans: in one folder they would replace them.
+
+    Below a DICOM folder, which is read with all that lies below, they would be taken for inputs next time.
+    """
+    place = out.resolve()
+    roots = [path.resolve() for path in inputs if path.is_dir()]
+    for image in (image for case in cases for image in case.images):
+        homes = {path.resolve().parent for path in ((image,) if isinstance(image, Path) else image.files)}
+        is_among = not isinstance(image, Path) and any(
+            place.is_relative_to(root) and home.is_relative_to(root) for root in roots for home in homes
         )
+        if place in homes or is_among:
+            raise ConfigError(
+                "the output folder holds the scans", hint="choose another with -o", code="OUT_HOLDS_INPUT"
+            )
 
 
-def infer_case(segmenter: Segmenter, case: Case, out: Path, *, save_probabilities: bool) -> CaseResult:
+def infer_case(
+    segmenter: Segmenter,
+    case: Case,
+    out: Path,
+    *,
+    save_probabilities: bool,
+    formats: tuple[str, ...] = ("nifti",),
+) -> CaseResult:
     """Segment one case, or say why not; nothing partial is left under a final name."""
     started = time.perf_counter()
     try:
-        result = _segment_case(segmenter, case, out, save_probabilities=save_probabilities)
+        result = _segment_case(segmenter, case, out, save_probabilities, formats)
     except DataError as error:
         result = CaseResult.of_error(case.id, error)
     except (MemoryError, RuntimeError) as error:
@@ -93,84 +136,63 @@ def infer_case(segmenter: Segmenter, case: Case, out: Path, *, save_probabilitie
     return result
 
 
-def _segment_case(segmenter: Segmenter, case: Case, out: Path, *, save_probabilities: bool) -> CaseResult:
+def _segment_case(
+    segmenter: Segmenter, case: Case, out: Path, save_probabilities: bool, formats: tuple[str, ...]
+) -> CaseResult:
     model = segmenter.model
     if not case.images:
         load_image(case, len(model.data.channels))  # says what is missing
-    suffix = ".png" if case.images[0].suffix.lower() in PICTURES else ".nii.gz"
-    outputs = [f"{case.id}{suffix}", f"{case.id}.json"]
-    if save_probabilities and suffix == ".nii.gz":
-        outputs.append(f"{case.id}_prob.nii.gz")
-    settings = {**model.infer.model_dump(mode="json"), "probabilities": save_probabilities}
-    identity = {
-        "input_sha256": hash_files(case)[0],
-        "model_sha256": model.sha256,
-        "settings": settings,
-        "versions": versions(),
-    }
-    if is_done(out, case.id, outputs, identity):
-        return CaseResult(case.id, "skipped", outputs=outputs)
+    outputs = plan_outputs(case, formats, save_probabilities)
+    identity = _identify(case, model, save_probabilities)
+    if is_done(out, case.id, outputs.names, identity):
+        return CaseResult(case.id, "skipped", outputs=outputs.names)
     image = load_image(case, len(model.data.channels))
     array, placement = preprocess_image(image, model.plan)
-    labels, probabilities = segmenter.segment(array, placement, with_probabilities=save_probabilities)
-    # A sidecar vouches for what lies beside it: old results go first, or a kill in between would let it lie.
-    for old in (f"{case.id}.json", f"{case.id}_prob.nii.gz"):
-        (out / old).unlink(missing_ok=True)
-    if probabilities is not None and len(outputs) == 3:
-        write_probabilities(out / outputs[2], np.moveaxis(probabilities, 0, -1), case.images[0])
-    warnings = [] if labels.array.any() else [("MASK_EMPTY", "no voxel was segmented")]
-    if save_probabilities and suffix == ".png":
-        warnings.append(("NO_PROBABILITIES", "a picture cannot hold probabilities; none were written"))
-    write_mask(out, case.id, labels, like=case.images[0], suffix=suffix)
-    write_sidecar(out, case.id, labels, model, identity, warnings)
-    return CaseResult(case.id, "done", warnings=warnings, outputs=outputs)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that decide a mask's bits."""
-    return {"medseg": __version__, "torch": torch.__version__, "numpy": np.__version__}
-
-
-def is_done(out: Path, case_id: str, outputs: Sequence[str], identity: Mapping[str, Any]) -> bool:
-    """Say whether the sidecar, which is written last, tells of the same input, model and settings."""
-    sidecar = out / f"{case_id}.json"
-    if not all((out / name).exists() for name in outputs):
-        return False
-    tree = read_if_whole(sidecar)
-    return all(tree.get(key) == value for key, value in identity.items())
-
-
-def write_mask(out: Path, case_id: str, labels: Labels, *, like: Path, suffix: str) -> None:
-    """Write a mask on the grid and with the header of the image it belongs to."""
-    # A sidecar vouches for its mask: the old one goes first, or a kill in between would let it lie.
-    (out / f"{case_id}.json").unlink(missing_ok=True)
-    write_labels(out / f"{case_id}{suffix}", labels, like if suffix == ".nii.gz" else None)
-
-
-def write_sidecar(
-    out: Path,
-    case_id: str,
-    labels: Labels,
-    model: TrainedModel,
-    identity: Mapping[str, Any],
-    warnings: Sequence[tuple[str, str]],
-) -> None:
-    """Write OUT/<id>.json: what was segmented, from what, with what."""
-    grid = labels.geometry
-    counts: NDArray[np.int64] = np.bincount(labels.array.ravel(), minlength=max(model.data.labels) + 1)
-    voxel_ml = None if grid.is_picture else grid.voxel_volume_mm3 / 1000  # a picture has no size
-    volumes = {
-        str(value): {"name": name, "volume_ml": voxel_ml and float(f"{counts[value] * voxel_ml:.6g}")}
-        for value, name in model.data.labels.items()
-    }
-    write_json(
-        out / f"{case_id}.json",
-        {
-            "id": case_id,
-            **identity,
-            "grid": {"shape": grid.shape, "spacing_mm": grid.spacing_mm, "affine": grid.affine.tolist()},
-            "labels": volumes,
-            "warnings": [{"code": code, "message": message} for code, message in warnings],
-            "trust": None,
-        },
+    labels, probabilities = segmenter.segment(
+        array, placement, with_probabilities=outputs.probabilities is not None
     )
+    warnings = [*case.warnings, *outputs.warnings]
+    if not labels.array.any():
+        warnings.append(("MASK_EMPTY", "no voxel was segmented"))
+    outputs.clear(out)
+    try:
+        write_objects(out, outputs, labels, case.images[0], model)
+        if probabilities is not None and outputs.probabilities:
+            write_probabilities(
+                out / outputs.probabilities, np.moveaxis(probabilities, 0, -1), case.images[0]
+            )
+        if outputs.mask:
+            write_mask(out / outputs.mask, labels, like=case.images[0])
+    except DataError:
+        outputs.clear(out, all_of_them=True)
+        raise
+    volumes = measure_labels(labels, model.data)
+    write_sidecar(out / f"{case.id}.json", identity, labels.geometry, labels=volumes, warnings=warnings)
+    return CaseResult(case.id, "done", warnings=warnings, outputs=outputs.names)
+
+
+def _identify(case: Case, model: TrainedModel, save_probabilities: bool) -> dict[str, Any]:
+    """Return what decides the outputs' bits."""
+    is_dicom = not isinstance(case.images[0], Path)
+    return {
+        "input_sha256": hash_files(case)[0],
+        "model_sha256": model.sha256,
+        "settings": {**model.infer.model_dump(mode="json"), "probabilities": save_probabilities},
+        "versions": find_versions("torch", "numpy", *(["pydicom"] if is_dicom else [])),
+    }
+
+
+def write_mask(path: Path, labels: Labels, *, like: Path | Scan) -> None:
+    """Write a mask on the grid and with the header of the image it belongs to."""
+    write_labels(path, labels, None if path.suffix == ".png" else like)
+
+
+def measure_labels(labels: Labels, data: Data) -> dict[str, Any]:
+    """Return name and volume of every label, as the sidecar holds them."""
+    grid = labels.geometry
+    counts: NDArray[np.int64] = np.bincount(labels.array.ravel(), minlength=max(data.labels) + 1)
+    voxel_ml = None if grid.is_picture else grid.voxel_volume_mm3 / 1000  # a picture has no size
+    return {
+        str(value): {"name": name, "volume_ml": voxel_ml and float(f"{counts[value] * voxel_ml:.6g}")}
+        for value, name in data.labels.items()
+    }

@@ -9,9 +9,11 @@ import numpy as np
 from medseg.core.files import make_folder
 from medseg.data.store import StoredCase
 from medseg.inference.segment import Segmenter
-from medseg.workflows.infer import is_done, versions, write_mask, write_sidecar
+from medseg.io import mask_suffix
+from medseg.workflows.infer import measure_labels, write_mask
 from medseg.workflows.progress import Progress
 from medseg.workflows.run_folder import RunFolder
+from medseg.workflows.sidecar import find_versions, is_done, write_sidecar
 
 
 def predict_stored(
@@ -30,15 +32,17 @@ def predict_stored(
     model = segmenter.model
     with progress.track(f"predict {part}", len(cases)) as advance:
         for case in cases:
-            suffix = ".png" if case.reference.suffix == ".png" else ".nii.gz"
+            mask, sidecar = f"{case.id}{mask_suffix(case.reference)}", out / f"{case.id}.json"
             identity = {
                 "input_sha256": case.entry["key"],
                 "model_sha256": model.sha256,
                 "settings": model.infer.model_dump(mode="json"),
-                "versions": versions(),
+                "versions": find_versions("torch", "numpy"),
             }
-            if not is_done(out, case.id, [f"{case.id}{suffix}"], identity):
+            if not is_done(out, case.id, [mask], identity):
                 labels, _ = segmenter.segment(np.asarray(case.image[:]), case.placement)
-                write_mask(out, case.id, labels, like=case.reference, suffix=suffix)
-                write_sidecar(out, case.id, labels, model, identity, [])
+                sidecar.unlink(missing_ok=True)  # it vouches for the mask, and a kill may come in between
+                write_mask(out / mask, labels, like=case.reference)
+                volumes = measure_labels(labels, model.data)
+                write_sidecar(sidecar, identity, labels.geometry, labels=volumes, warnings=[])
             advance(case.id)

@@ -61,15 +61,25 @@ def preprocess(
     progress: Progress,
     report: Report,
     workers: Workers,
-    key_file: Path | None = None,
+    key_file: Path,
+    is_pseudonymous: bool = False,
 ) -> Plan:
-    """Bring every usable case into RUN/store; cases already there are skipped.
+    """Bring every usable case into RUN/store; cases already there are skipped; see `check`.
 
     Raises:
         DataError: No case is usable.
         ConfigError: The data changed after training began.
     """
-    cohort = check(config, data, run, progress=progress, report=report, workers=workers, key_file=key_file)
+    cohort = check(
+        config,
+        data,
+        run,
+        progress=progress,
+        report=report,
+        workers=workers,
+        key_file=key_file,
+        is_pseudonymous=is_pseudonymous,
+    )
     plan = plan_run(config, cohort, run)
     make_folder(run.store)
     usable = {record.id: record for record in cohort.usable}

@@ -48,14 +48,24 @@ def run(
     report: Report,
     max_minutes: float | None = None,
     is_tracked: bool = True,
-    key_file: Path | None = None,
+    key_file: Path,
+    is_pseudonymous: bool = False,
 ) -> None:
     """Run the whole pipeline; results are in RUN, `report` and MLflow."""
     if not is_main_process():
         raise ConfigError("several processes would preprocess at once", hint="torchrun is for `medseg train`")
     select_all(config)
     with Workers(config.workers) as workers:
-        preprocess(config, data, folder, progress=progress, report=report, workers=workers, key_file=key_file)
+        preprocess(
+            config,
+            data,
+            folder,
+            progress=progress,
+            report=report,
+            workers=workers,
+            key_file=key_file,
+            is_pseudonymous=is_pseudonymous,
+        )
     train_and_evaluate(
         config,
         folder,

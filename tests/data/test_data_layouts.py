@@ -5,6 +5,7 @@ import pytest
 from medseg.core.errors import ConfigError, DataError
 from medseg.data.layouts import LAYOUTS, channel_files, find_cohort
 from tests.builders import make_data
+from tests.dicom_files import write_series
 
 
 def touch(root, *names):
@@ -59,6 +60,11 @@ def make_bids(root):
     return touch(root, "sub-1/anat/sub-1_T1w.nii.gz", "derivatives/x/sub-1/anat/sub-1_dseg.nii.gz")
 
 
+def make_dicom(root):
+    write_series(root / "p1/ct")
+    return root
+
+
 def make_patients(root):
     return touch(root, "p1/image.nii.gz", "p1/mask.nii.gz")
 
@@ -66,13 +72,13 @@ def make_patients(root):
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_each_layout_is_recognised_and_no_other_one_before_it(tmp_path, name):
     root = globals()[f"make_{name}"](tmp_path)
-    assert find_cohort(root, make_data())[0] == name
+    assert find_cohort(root, make_data(), lambda: b"key")[0] == name
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_each_layout_can_be_named(tmp_path, name):
     root = globals()[f"make_{name}"](tmp_path)
-    assert find_cohort(root, make_data(layout=name))[0] == name
+    assert find_cohort(root, make_data(layout=name), lambda: b"key")[0] == name
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -1,0 +1,202 @@
+"""DICOM files as cases: a case for each patient and study, its channels' scans, and its RTSTRUCT or SEG.
+
+A folder is indexed once, from headers. A study that no scan can be chosen of becomes a case that says why
+not; the others go on. Ids and groups are pseudonyms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medseg.core.errors import ConfigError, DataError
+from medseg.data.cases import Case, Key, pseudonym
+from medseg.data.series import Fit, convert_units, list_fits, settle
+from medseg.data.settings import Data, SeriesRule
+from medseg.io import is_image, looks_like_dicom
+
+if TYPE_CHECKING:
+    from medseg.io.dicom.scan import Index, Instance, Options, Scan, Series
+
+LOOKS = 1000  # files that are opened to see whether a folder holds DICOM
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user says of DICOM inputs; `series` and `volume` go before the pipeline's rules.
+
+    Args:
+        series: Number as `inspect` lists it, or SeriesInstanceUID.
+        volume: Number within the series, from 1.
+        slice_thickness_mm: Of single slices whose header does not say it.
+    """
+
+    series: str | None = None
+    volume: int | None = None
+    allow_tilt: bool = False
+    allow_resample_z: bool = False
+    slice_thickness_mm: float | None = None
+
+    @property
+    def options(self) -> Options:
+        """What indexing takes."""
+        from medseg.io.dicom import Options
+
+        return Options(self.allow_tilt, self.allow_resample_z, self.slice_thickness_mm)
+
+
+def holds_dicom(root: Path) -> bool:
+    """Say by the first bytes of its files whether this is DICOM, or a folder with some in or below it."""
+    if root.is_file():
+        return looks_like_dicom(root)
+    files = (path for path in root.rglob("*") if not is_image(path) and path.is_file())
+    return any(looks_like_dicom(path) for path in islice(files, LOOKS))
+
+
+def read_index(root: Path, wanted: Wanted | None = None) -> Index:
+    """Index a folder or file that holds DICOM and no other image.
+
+    Raises:
+        DataError: INPUT_MIXED.
+    """
+    from medseg.io.dicom import find_series
+
+    index = find_series(root, (wanted or Wanted()).options)
+    if others := sum(is_image(path) for path in index.others):
+        raise DataError(
+            f"{others} images of other formats lie among the DICOM files",
+            hint="give folders that hold one or the other, or list the cases in a table",
+            code="INPUT_MIXED",
+        )
+    return index
+
+
+def find_scans(root: Path, settings: Data, key: Key, wanted: Wanted) -> list[Case]:
+    """Return a case for each patient and study below a folder, or in a file.
+
+    Raises:
+        DataError: INPUT_MIXED, NO_CASES, or why the scan that `wanted` names is refused.
+        ConfigError: SERIES_UNKNOWN, VOLUME_UNKNOWN or SERIES_CHANNELS.
+    """
+    index = read_index(root, wanted)
+    if wanted.series is not None:
+        return [make_case([_pick_series(index, settings, wanted)], key())]
+    rules = [channel.series for channel in settings.channels.values()]
+    return [
+        _try_case(study, [list_fits(study, rule, wanted.volume) for rule in rules], settings, key())
+        for study in list_studies(index)
+    ] + list(_list_damaged(index, root, key))
+
+
+def _pick_series(index: Index, settings: Data, wanted: Wanted) -> Scan:
+    from medseg.io.dicom import choose_scans
+
+    if len(settings.channels) > 1:
+        raise ConfigError(
+            f"--series picks one scan where the model has {len(settings.channels)} channels",
+            hint="the pipeline's data.channels.<name>.series pick one scan a channel",
+            code="SERIES_CHANNELS",
+        )
+    (scan,) = choose_scans(index, series=wanted.series, volume=wanted.volume)
+    return convert_units(scan, next(iter(settings.channels.values())).series)
+
+
+def find_labelled(root: Path, settings: Data, key: Key) -> list[Case]:
+    """Return a case for each patient and study below a folder, with its RTSTRUCT or SEG.
+
+    Where several scans fit the only channel, those count that have a label; where there is a rule that they
+    fit, each of them is a case.
+
+    Raises:
+        DataError: INPUT_MIXED, NO_CASES.
+    """
+    index = read_index(root)
+    rules = [channel.series for channel in settings.channels.values()]
+    return [
+        add_label(_try_case(study, fits, settings, key()), index, settings)
+        for study in list_studies(index)
+        for fits in _split_by_label([list_fits(study, rule) for rule in rules], rules, index)
+    ] + list(_list_damaged(index, root, key))
+
+
+def list_studies(index: Index) -> list[tuple[Series, ...]]:
+    """Return the studies that hold images; labels lie in studies of their own now and then.
+
+    Raises:
+        DataError: There is no image at all.
+    """
+    from medseg.io.dicom import choose_scans, group_studies
+
+    studies = [study for study in group_studies(index) if any(series.is_image for series in study)]
+    if not studies:
+        choose_scans(index)  # says why
+    return studies
+
+
+def _list_damaged(index: Index, root: Path, key: Key) -> Iterator[Case]:
+    """Yield a case for each folder of damaged files without a scan; beside a scan they refuse it."""
+    homes = {i.path.parent for series in index.series if series.is_image for i in series.instances}
+    for folder, error in {path.parent: error for path, error in index.damaged}.items():
+        if folder not in homes:
+            name = pseudonym(key(), f"folder {folder.relative_to(root)}")
+            yield Case(f"dcm-{name}", (), error=error, is_pseudonymous=True)
+
+
+def make_case(scans: Sequence[Scan], secret: bytes) -> Case:
+    """Return the case of scans, one a channel."""
+    from medseg.io.dicom import scan_id
+
+    group = _name_patient(scans[0].first, secret)
+    return Case(scan_id(scans[0], secret), tuple(scans), group=group, is_pseudonymous=True)
+
+
+def _try_case(study: Sequence[Series], fits: Sequence[list[Fit]], settings: Data, secret: bytes) -> Case:
+    try:
+        return make_case(settle(fits, settings), secret)
+    except DataError as error:
+        first = study[0].first
+        tried = {fit.series.first.series for own in fits for fit in own}
+        name = pseudonym(secret, f"study {first.study} {' '.join(sorted(tried))}")
+        group = _name_patient(first, secret)
+        return Case(f"dcm-{name}", (), group=group, error=error, is_pseudonymous=True)
+
+
+def _name_patient(first: Instance, secret: bytes) -> str:
+    """Return the patient's pseudonym; without a patient id every study counts as a patient."""
+    return "pat-" + pseudonym(secret, f"patient {first.patient}" if first.patient else f"study {first.study}")
+
+
+def _split_by_label(
+    fits: list[list[Fit]], rules: Sequence[SeriesRule], index: Index
+) -> list[list[list[Fit]]]:
+    """Return the fits of each channel, once for each case that the study makes."""
+    from medseg.io.dicom.label import find_labels
+
+    if len(fits) > 1 or len(fits[0]) < 2:
+        return [fits]
+    labelled = [fit for fit in fits[0] if find_labels(index, fit.series)]
+    is_told_apart = len({fit.series.number for fit in labelled}) == len(labelled)
+    if labelled and is_told_apart and (len(labelled) == 1 or not rules[0].is_open):
+        return [[[fit]] for fit in labelled]
+    return [fits]
+
+
+def add_label(case: Case, index: Index, settings: Data) -> Case:
+    """Return the case with the RTSTRUCT or SEG that refers to one of its scans, or with why it has none."""
+    from medseg.io.dicom.label import find_labels, make_label
+
+    scans = [image for image in case.images if not isinstance(image, Path)]
+    found = [(label, scan) for scan in scans for label in find_labels(index, scan)]
+    try:
+        if len({label.path for label, _ in found}) > 1:
+            raise DataError(
+                f"{len(found)} RTSTRUCT or SEG objects refer to the scan",
+                hint="keep the one to learn from, or list the cases in a table",
+                code="LABEL_AMBIGUOUS",
+            )
+        return replace(case, label=make_label(*found[0], settings.rois, settings.labels)) if found else case
+    except DataError as error:
+        return replace(case, images=(), error=error)
