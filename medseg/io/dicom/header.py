@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import pydicom.config
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 
@@ -32,6 +33,7 @@ from medseg.io.dicom.tags import PIXEL_ELEMENTS, TAGS, text, texts
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 SUFFIXES = {".dcm", ".ima", ".dicom"}
+LONG_READ = 1 << 16
 WRAPPED = {".gz", ".bz2", ".xz", ".zip", ".part", ".tmp", ".crdownload"}
 NOT_IMAGES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTRECORD", "REG", "SR", "PR", "KO", "DOC", "M3D", "ECG"}
 """Modalities that hold no intensity image, whatever their pixels (PS3.3 C.7.3.1.1.1)."""
@@ -52,7 +54,9 @@ MAX_HEADER_BYTES = 1 << 30  # of an inflated file: the size of a large multi-fra
 PARSE_ERRORS = (
     ArithmeticError,
     AttributeError,
+    BytesLengthException,
     EOFError,
+    InvalidDicomError,
     LookupError,
     NotImplementedError,
     RecursionError,
@@ -115,16 +119,27 @@ def read_instance(path: Path) -> tuple[Instance, tuple[Frame, ...]] | None:
         DataError: FILE_UNREADABLE.
     """
     try:
-        with path.open("rb") as stream:
+        with _Bounded(io.FileIO(path)) as stream:
             return _read(path, stream)
     except PARSE_ERRORS as error:
         raise _damaged("its header cannot be parsed") from error
     except OSError as error:
+        if error.errno is None:  # raised by pydicom, not by the system
+            raise _damaged("its header cannot be parsed") from error
         raise DataError(
             f"a file cannot be read ({error.strerror})",
             hint="check its permissions",
             code="FILE_UNREADABLE",
         ) from error
+
+
+class _Bounded(io.BufferedReader):
+    """A file that is never asked for more than it holds, whatever length a header claims."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        is_long = size is not None and size > LONG_READ
+        length = min(size or 0, os.fstat(self.fileno()).st_size) if is_long else size
+        return super().read(length)
 
 
 def is_named_dicom(path: Path) -> bool:
