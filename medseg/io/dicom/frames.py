@@ -6,7 +6,7 @@ PS3.3 C.7.6.16: what a frame says itself wins over what all frames share.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 from pydicom.dataset import Dataset
 
@@ -47,6 +47,8 @@ FRAME_TYPES = (
     "PETFrameTypeSequence",
 )
 
+NOTHING = Dataset()
+
 
 def read_frames(instance: Instance, header: Dataset) -> tuple[Frame, ...]:
     """Return the frames of a file in stored order.
@@ -65,7 +67,7 @@ def read_frames(instance: Instance, header: Dataset) -> tuple[Frame, ...]:
     count = instance.pixels.frames
     per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
     if count == 1 and not per_frame:
-        return (_frame(instance, header, {}, 0),)
+        return (_frame(instance, _Values(header, {}, ()), 0),)
     if len(per_frame) != count:
         if not per_frame:
             return tuple(_unplaced(instance, header, index) for index in range(min(count, 1)))
@@ -75,9 +77,9 @@ def read_frames(instance: Instance, header: Dataset) -> tuple[Frame, ...]:
             code="DICOM_HEADER",
         )
     shared = _flatten(next(iter(header.get("SharedFunctionalGroupsSequence") or []), None))
-    return tuple(
-        _frame(instance, header, shared | _flatten(own), index) for index, own in enumerate(per_frame)
-    )
+    groups = [shared | _flatten(own) for own in per_frame]
+    grouped = {attribute for own in groups for attribute in own}
+    return tuple(_frame(instance, _Values(header, own, grouped), index) for index, own in enumerate(groups))
 
 
 def _unplaced(instance: Instance, header: Dataset, index: int) -> Frame:
@@ -100,15 +102,16 @@ def _flatten(groups: Dataset | None) -> dict[str, Dataset]:
 class _Values:
     """Values of one frame: from its groups, else from the file's top level."""
 
-    def __init__(self, header: Dataset, groups: Mapping[str, Dataset]) -> None:
-        self.header, self.groups = header, groups
+    def __init__(self, header: Dataset, groups: Mapping[str, Dataset], grouped: Container[str]) -> None:
+        self.header, self.groups, self.grouped = header, groups, grouped
 
     def find(self, attribute: str) -> tuple[Dataset, str]:
         if item := self.groups.get(attribute):
             own = GROUPS[attribute][-1] if len(GROUPS[attribute]) > 1 else attribute
             if own in item:
                 return item, own
-        return self.header, attribute
+        # What other frames keep in their groups, the top level does not say of this one.
+        return (NOTHING if attribute in self.grouped else self.header), attribute
 
     def numbers(self, attribute: str) -> tuple[float, ...] | None:
         return numbers(*self.find(attribute))
@@ -117,13 +120,16 @@ class _Values:
         return number(*self.find(attribute))
 
     def scaling(self, attribute: str) -> float | None:
-        """Return None where the attribute is absent, NaN where it is there without a value."""
+        """Return None where the attribute is absent, NaN where it is there without a single value."""
         holder, name = self.find(attribute)
-        return number(holder, name) if name not in holder or holder.get(name) not in (None, "") else math.nan
+        found = numbers(holder, name)
+        if found is None:
+            return math.nan if name in holder else None
+        return found[0] if len(found) == 1 else math.nan
 
 
-def _frame(instance: Instance, header: Dataset, groups: Mapping[str, Dataset], index: int) -> Frame:
-    values = _Values(header, groups)
+def _frame(instance: Instance, values: _Values, index: int) -> Frame:
+    header = values.header
     slope, intercept = values.scaling("RescaleSlope"), values.scaling("RescaleIntercept")
     spacing, position = values.numbers("PixelSpacing"), values.numbers("ImagePositionPatient")
     return Frame(
@@ -135,9 +141,9 @@ def _frame(instance: Instance, header: Dataset, groups: Mapping[str, Dataset], i
         thickness_mm=values.number("SliceThickness"),
         slope=1.0 if slope is None else slope,
         intercept=0.0 if intercept is None else intercept,
-        is_rescaled=slope is not None,
+        is_rescaled=slope is not None and intercept is not None,
         frame_of_reference=text(header, "FrameOfReferenceUID"),
-        number=integer(header, "InstanceNumber", -1) if not groups else index,
+        number=index if values.groups else integer(header, "InstanceNumber", -1),
         traits=tuple(_traits(values, instance)),
     )
 
@@ -160,7 +166,7 @@ def _pair(values: tuple[float, ...] | None) -> tuple[float, float] | None:
 def _traits(values: _Values, instance: Instance) -> Iterator[tuple[str, str]]:
     for keyword in TRAITS:
         if found := text(*values.find(keyword)):
-            yield keyword, found
+            yield keyword, "\\".join(map(_canonical, found.split("\\")))
     direction = _direction(values)
     if direction:
         yield "DiffusionGradientOrientation", direction
@@ -169,6 +175,14 @@ def _traits(values: _Values, instance: Instance) -> Iterator[tuple[str, str]]:
             yield name, found
     if instance.pixels is not None and instance.pixels.frames > 1:
         yield "Instance", instance.sop_instance
+
+
+def _canonical(value: str) -> str:
+    """Return a number in one way of writing it: "5.0" and "5.00" are one echo time."""
+    try:
+        return f"{float(value):.9g}"
+    except ValueError:
+        return value
 
 
 def _direction(values: _Values) -> str:

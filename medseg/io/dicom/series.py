@@ -122,9 +122,9 @@ def _find_in_kind(frames: list[Frame], left_out: Warnings, options: Options) -> 
     for frame in frames:
         check_place(frame)
         _check_values(frame)
-    if len({f.is_rescaled for f in frames}) > 1 and any((f.slope, f.intercept) != (1, 0) for f in frames):
+    if len({frame.is_rescaled for frame in frames}) > 1:
         raise FormatError(
-            "some slices of the series have a RescaleSlope and others have none",
+            "some slices of the series have RescaleSlope and RescaleIntercept, and others have not",
             hint="export the series again",
             code="DICOM_RESCALE",
         )
@@ -146,7 +146,14 @@ def _find_in_kind(frames: list[Frame], left_out: Warnings, options: Options) -> 
 
 
 def _check_values(frame: Frame) -> None:
-    if frame.slope == 0 or not np.isfinite([frame.slope, frame.intercept]).all():
+    is_known = np.isfinite([frame.slope, frame.intercept]).all()
+    if is_known and not frame.is_rescaled and (frame.slope, frame.intercept) != (1, 0):
+        raise FormatError(
+            f"RescaleSlope {frame.slope:g}, RescaleIntercept {frame.intercept:g}: one of them is not there",
+            hint="export the series again; they belong together",
+            code="DICOM_RESCALE",
+        )
+    if frame.slope == 0 or not is_known:
         raise FormatError(
             f"RescaleSlope {frame.slope:g} and RescaleIntercept {frame.intercept:g} give no values",
             hint="export the series again",

@@ -21,6 +21,7 @@ from medseg.io.dicom.pixels import decode_frames
 from medseg.io.dicom.scan import Frame
 
 PROTOCOL = ("StackID", "EchoTime", "InversionTime", "DiffusionBValue", "ConvolutionKernel", "KVP")
+STEADY = (*PROTOCOL, "FlipAngle", "TemporalPositionIdentifier", "ImageType")
 SAME_PLACE = 0.01  # of the smaller pixel spacing: positions that differ by less are one
 
 
@@ -183,9 +184,21 @@ def _split_by_number(frames: Sequence[Frame]) -> list[Split]:
         blocks = [order[start : start + count] for start in range(0, len(order), count)]
         if not all(len({where[index] for index in block}) == 1 for block in blocks):
             return []
+    steps = {tuple((numbers[index] or 0) - (numbers[run[0]] or 0) for index in run) for run in runs}
+    if len(steps) > 1 or not _are_alike([[dict(frames[index].traits) for index in run] for run in runs]):
+        return []
     return [
         Split([frames[index] for index in run], f"instance numbers from {numbers[run[0]]}") for run in runs
     ]
+
+
+def _are_alike(runs: Sequence[Sequence[dict[str, str]]]) -> bool:
+    """Whether no run mixes values of a trait that another has one of: files of two volumes may be gone."""
+    for name in STEADY:
+        mixed = {len({trait.get(name, "") for trait in run}) > 1 for run in runs}
+        if len(mixed) > 1:
+            return False
+    return True
 
 
 NAMES = {

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from medseg.io.dicom.grid import axes_of
 from medseg.io.dicom.scan import Scan
+from medseg.io.dicom.volumes import PROTOCOL
 
 MIDLINE_MM = 5.0  # a volume this far beyond the midline lies on one side
 UPRIGHT = {"HFS": 1, "FFS": 1, "HFP": -1, "FFP": -1}
@@ -26,6 +27,7 @@ def warn_of(scan: Scan) -> Iterator[tuple[str, str]]:
         )
     if any(frame.instance.facts.get("lossy") == "01" for frame in scan.frames):
         yield "DICOM_LOSSY", "the pixels went through lossy compression"
+    yield from _warn_of_protocol(scan)
     yield from _warn_of_count(scan, facts.get("images_in_acquisition", ""))
     yield from _warn_of_side(scan)
     yield from _warn_of_position(scan)
@@ -39,6 +41,14 @@ def _warn_of_count(scan: Scan, text: str) -> Iterator[tuple[str, str]]:
             f"{len(scan.frames)} slices, but the header announces {announced} in the acquisition: "
             "slices may be missing at an end",
         )
+
+
+def _warn_of_protocol(scan: Scan) -> Iterator[tuple[str, str]]:
+    """One acquisition has one echo time; slices of two may be left of two volumes."""
+    traits = [dict(frame.traits) for frame in scan.frames]
+    mixed = [name for name in PROTOCOL if len({trait.get(name, "") for trait in traits}) > 1]
+    if mixed:
+        yield "DICOM_MIXED_PROTOCOL", f"slices of the volume differ in {', '.join(mixed)}"
 
 
 def _warn_of_side(scan: Scan) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,148 @@
+"""RT structure sets (PS3.3 A.19): contours on the slices of a scan, read as a label map.
+
+A contour belongs to the slice in whose plane it lies. What lies between slices, is not parallel to them or is
+not closed is refused: contours are neither moved nor interpolated, and slices without any stay empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from medseg.core.errors import DataError
+from medseg.core.volume import Labels
+from medseg.io.dicom.contours import Points, fill
+from medseg.io.dicom.derived import RTSTRUCT, list_rois, parsing, read_derived
+from medseg.io.dicom.paint import Painter
+from medseg.io.dicom.rtstruct_write import write_rtstruct
+from medseg.io.dicom.scan import Scan
+from medseg.io.dicom.slices import Planes, from_source
+from medseg.io.dicom.structures import check_reference, match
+from medseg.io.dicom.tags import integer, text
+
+CLOSED = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"}
+LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+
+
+def read_rtstruct(
+    path: Path,
+    scan: Scan,
+    rois: Mapping[str, int],
+    *,
+    labels: Mapping[int, str] | None = None,
+    overlap: Literal["refuse", "later"] = "refuse",
+) -> Labels:
+    """Return the contours of a structure set as a label map on the grid of its scan.
+
+    A pixel belongs to a structure if its centre is enclosed by an odd number of the structure's contours on
+    its slice (even-odd rule), so an inner contour is a hole. A structure without contours is empty.
+
+    Args:
+        path: The RTSTRUCT file.
+        scan: The image it was drawn on.
+        rois: ROI name pattern or "#number" -> label value, see `structures`.
+        labels: Label value -> name: what ROIs are called where `rois` is empty.
+        overlap: Whether voxels of two labels are refused, or take the label later in `rois`.
+
+    Raises:
+        FormatError: LABEL_KIND or DICOM_DAMAGED.
+        DataError: LABEL_ROI, LABEL_REFERENCE, DICOM_CONTOUR or DICOM_SEGMENTS_OVERLAP.
+    """
+    header = read_derived(path, RTSTRUCT).header
+    with parsing():
+        chosen = match(list_rois(header), rois, labels or {})
+        items = {integer(item, "ReferencedROINumber", -1): item for item in header.ROIContourSequence}
+        check_reference(scan, _find_spaces(header, chosen), _find_series(header))
+        contours = {number: _list_contours(items.get(number), number) for number in chosen}
+    painter = Painter(scan, chosen.values(), overlap)
+    planes = Planes(scan)
+    for number, value in chosen.items():
+        by_slice: dict[int, list[Points]] = {}
+        for points_mm in contours[number]:
+            index, polygon = _place(points_mm, planes, number)
+            by_slice.setdefault(index, []).append(polygon)
+        for index, polygons in by_slice.items():
+            box, mask = fill(polygons, painter.array.shape[:2])
+            painter.paint(mask, index, value, box)
+    return from_source(painter.finish(), scan)
+
+
+def _find_spaces(header: Dataset, chosen: Mapping[int, int]) -> set[str]:
+    """Return the frames of reference of the chosen ROIs."""
+    return {
+        text(item, "ReferencedFrameOfReferenceUID")
+        for item in header.StructureSetROISequence
+        if integer(item, "ROINumber", -1) in chosen
+    } - {""} or {text(header, "FrameOfReferenceUID")}
+
+
+def _find_series(header: Dataset) -> set[str]:
+    return {
+        text(series, "SeriesInstanceUID")
+        for space in header.get("ReferencedFrameOfReferenceSequence") or []
+        for study in space.get("RTReferencedStudySequence") or []
+        for series in study.get("RTReferencedSeriesSequence") or []
+    }
+
+
+def _list_contours(item: Dataset | None, number: int) -> list[Points]:
+    """Return the (N, 3) LPS points of every contour of one ROI."""
+    contours = [] if item is None else item.get("ContourSequence") or []
+    found = []
+    for contour in contours:
+        kind = text(contour, "ContourGeometricType").upper()
+        if kind not in CLOSED:
+            raise _refuse(number, "is a point or an open line" if kind else "is of no known kind")
+        points = _parse(contour.get_item("ContourData"))
+        announced = integer(contour, "NumberOfContourPoints", len(points) // 3)
+        if len(points) % 3 or len(points) // 3 != announced or not np.isfinite(points).all():
+            raise _refuse(number, f"announces {announced} points and holds {len(points)} usable coordinates")
+        found.append(points.reshape(-1, 3))
+    return found
+
+
+def _parse(element: Any) -> Points:
+    """Return the numbers of a decimal string; 20 times faster than pydicom, which checks each."""
+    value = None if element is None else element.value
+    if isinstance(value, bytes):
+        text_of = value.rstrip(b"\0 ")
+        return np.array(text_of.split(b"\\")).astype(np.float64) if text_of else np.empty(0)
+    return np.array([float(part) for part in value or ()])
+
+
+def _refuse(number: int, what: str) -> DataError:
+    return DataError(
+        f"a contour of structure #{number} {what}",
+        hint="export closed contours drawn on the slices of this series",
+        code="DICOM_CONTOUR",
+    )
+
+
+def _place(points_lps: Points, planes: Planes, number: int) -> tuple[int, Points]:
+    """Return the slice of a contour, and its (N, 2) vertices in pixels of that slice.
+
+    Raises:
+        DataError: DICOM_CONTOUR: it lies in the plane of no slice.
+    """
+    points: NDArray[np.float64] = points_lps * LPS_TO_RAS
+    if not len(points):
+        return 0, points[:, :2]
+    heights = planes.measure(points)
+    if np.ptp(heights) > 2 * planes.tolerance_mm:
+        raise _refuse(number, f"is not parallel to the slices: {np.ptp(heights):.3g} mm along their normal")
+    index = planes.nearest(float(np.median(heights)))
+    apart = float(np.abs(heights - planes.distances_mm[index]).max())
+    if apart > planes.tolerance_mm:
+        raise _refuse(
+            number, f"lies {apart:.3g} mm off the nearest slice (at most {planes.tolerance_mm:.2g} mm)"
+        )
+    to_pixels = planes.to_pixels[index]
+    return index, points @ to_pixels[:2, :3].T + to_pixels[:2, 3]
+
+
+__all__ = ["read_rtstruct", "write_rtstruct"]
