@@ -16,7 +16,7 @@ from pydicom.sequence import Sequence as Items
 from pydicom.tag import Tag
 from pydicom.uid import AllTransferSyntaxes
 
-from medseg.io.dicom.header import PARSE_ERRORS, quiet
+from medseg.io.dicom.elements import PARSE_ERRORS, quiet
 from tests.dicom_pixels import DEFLATED
 from tests.dicom_seeds import rename_syntax
 

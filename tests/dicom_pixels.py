@@ -16,7 +16,8 @@ from pydicom.uid import generate_uid
 
 from medseg.io.dicom import worker
 from medseg.io.dicom.decoder import Decoder
-from medseg.io.dicom.header import quiet, read_instance
+from medseg.io.dicom.elements import quiet
+from medseg.io.dicom.header import read_instance
 from medseg.io.dicom.pixels import decode_frames
 from medseg.io.dicom.scan import Frame, Instance
 

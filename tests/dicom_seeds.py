@@ -16,7 +16,7 @@ from pydicom.sequence import Sequence as Items
 
 from medseg.core.volume import Labels
 from medseg.io.dicom import choose_scans, find_series
-from medseg.io.dicom.header import quiet
+from medseg.io.dicom.elements import quiet
 from medseg.io.dicom.rtstruct_write import write_rtstruct
 from medseg.io.dicom.seg_write import write_seg
 from tests import dicom_streams

@@ -12,7 +12,8 @@ from pydicom.encaps import encapsulate
 
 from medseg.core.errors import FormatError
 from medseg.io.dicom import pixels
-from medseg.io.dicom.header import quiet, read_instance
+from medseg.io.dicom.elements import quiet
+from medseg.io.dicom.header import read_instance
 from medseg.io.dicom.pixels import decode_frames
 from medseg.io.dicom.scan import Frame
 from medseg.io.dicom.stored import adopt

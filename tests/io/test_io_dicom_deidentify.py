@@ -23,7 +23,7 @@ from pydicom.uid import (
 
 from medseg.core.errors import DataError
 from medseg.io.dicom.deidentify import deidentify_file, may_show_text
-from medseg.io.dicom.header import read_meta
+from medseg.io.dicom.elements import read_meta
 from medseg.io.dicom.identifiers import split_name, write_date
 from medseg.io.dicom.profile import TABLE, Policy
 from tests.dicom_cleaned import NAMES, PLAIN, SHIFT, clean, clean_slice

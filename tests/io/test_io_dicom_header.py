@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from medseg.core.errors import FormatError
-from medseg.io.dicom.header import quiet, read_instance, read_meta
+from medseg.io.dicom.elements import quiet, read_meta
+from medseg.io.dicom.header import read_instance
 from medseg.io.dicom.layout import check_layout
 from medseg.io.dicom.scan import Pixels
 from tests.dicom_files import write_series

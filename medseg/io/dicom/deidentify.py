@@ -27,7 +27,7 @@ from pydicom.uid import (
 from medseg import __version__
 from medseg.core.errors import DataError, FormatError
 from medseg.io.dicom.cleaner import Cleaner
-from medseg.io.dicom.header import PARSE_ERRORS, quiet
+from medseg.io.dicom.elements import PARSE_ERRORS, quiet
 from medseg.io.dicom.identifiers import Identifiers, list_texts
 from medseg.io.dicom.profile import EDITION, Policy, list_methods
 from medseg.io.dicom.pseudonyms import Pseudonyms

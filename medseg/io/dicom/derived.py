@@ -6,27 +6,21 @@ every element has the length it announces, or the file is refused.
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import pydicom.config
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag
 
 from medseg.core.errors import DataError, FormatError
-from medseg.io.dicom.header import MAX_HEADER_BYTES, PARSE_ERRORS, describe, quiet, read_meta
-from medseg.io.dicom.layout import BIG_ENDIAN, DEFLATED, IMPLICIT, NATIVE
-from medseg.io.dicom.pixels import inflate
+from medseg.io.dicom.elements import PARSE_ERRORS, Bounded, find_start, parse, quiet, read_meta
+from medseg.io.dicom.header import describe
+from medseg.io.dicom.layout import IMPLICIT
 from medseg.io.dicom.scan import Instance
-from medseg.io.dicom.tags import PIXEL_ELEMENTS, integer, text
+from medseg.io.dicom.tags import integer, text
 
 RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -53,7 +47,7 @@ def parsing() -> Iterator[None]:
         if error.errno is not None:
             raise
         raise _cut_off() from error  # pydicom's own: the end is reached where a sequence goes on
-    except (*PARSE_ERRORS, InvalidDicomError, BytesLengthException) as error:
+    except PARSE_ERRORS as error:
         raise FormatError(
             "the label object lacks an element that it must have, or holds one that cannot be read",
             hint="export it again",
@@ -96,54 +90,26 @@ def _cut_off() -> FormatError:
     )
 
 
-class _Bounded(io.BufferedReader):
-    """A file that allocates no more than its own size, whatever length an element announces."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(path))
-        self._bytes = os.fstat(self.fileno()).st_size
-
-    def read(self, size: int | None = -1) -> bytes:
-        return super().read(size if size is None else min(size, self._bytes))
-
-
 def read_elements(path: Path, keywords: Collection[str]) -> Dataset:
     """Read some elements of any DICOM file; call it inside `parsing()`."""
-    tags: list[BaseTag | int] = [tag for word in keywords if (tag := tag_for_keyword(word)) is not None]
-    with _Bounded(path) as stream:
-        source, syntax = _open(stream)
-        return read_dataset(
-            source,
-            syntax == IMPLICIT,
-            syntax != BIG_ENDIAN,
-            stop_when=lambda tag, vr, length: tag in PIXEL_ELEMENTS,
-            specific_tags=tags,
-        )
+    tags = [tag for word in keywords if (tag := tag_for_keyword(word)) is not None]
+    with Bounded(path) as stream:
+        return parse(stream, _open(stream), tags)[0]
 
 
-def _open(stream: BinaryIO) -> tuple[BinaryIO, str]:
-    """Return the data set, inflated within bounds, and its transfer syntax."""
-    head = stream.read(132)
-    stream.seek(132 if head[128:] == b"DICM" else 4 if head[:4] == b"DICM" else 0)
-    syntax = read_meta(stream).get(0x00020010, IMPLICIT)
-    return (io.BytesIO(inflate(stream.read(), MAX_HEADER_BYTES)) if syntax == DEFLATED else stream), syntax
+def _open(stream: Bounded) -> str:
+    """Return the transfer syntax, leaving the stream at the data set's first byte."""
+    stream.seek(find_start(stream.read(132)))
+    return read_meta(stream).get(0x00020010, IMPLICIT)
 
 
 def _read(path: Path) -> Derived:
-    found: list[tuple[int, int, int]] = []
-    with _Bounded(path) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        source, syntax = _open(stream)
-
-        def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
-            if tag in PIXEL_ELEMENTS:
-                found.append((int(tag), length, source.tell()))
-            return tag in PIXEL_ELEMENTS
-
-        settings = pydicom.config.settings
+    settings = pydicom.config.settings
+    with Bounded(path) as stream:
+        syntax = _open(stream)
         settings.reading_validation_mode = pydicom.config.RAISE  # else the end of the file is passed over
         try:
-            header = read_dataset(source, syntax == IMPLICIT, syntax != BIG_ENDIAN, stop_when=at_pixels)
+            header, found = parse(stream, syntax, None)
         finally:
             settings.reading_validation_mode = pydicom.config.IGNORE
     for tag in header.keys():  # noqa: SIM118 - a data set iterates over elements, which parses them
@@ -151,12 +117,7 @@ def _read(path: Path) -> Derived:
         length, value = getattr(element, "length", UNDEFINED), getattr(element, "value", None)
         if length != UNDEFINED and isinstance(value, bytes) and len(value) < length:
             raise _cut_off()
-    pixels = None
-    if found:
-        number, length, offset = found[0]
-        is_plain = length != UNDEFINED and syntax in NATIVE and syntax != DEFLATED
-        pixels = (number, length if length != UNDEFINED else -1, offset if is_plain else -1)
-    return Derived(header, describe(path, header, syntax, pixels, size))
+    return Derived(header, describe(path, header, syntax, found, stream.size))
 
 
 def list_structures(path: Path) -> list[tuple[int, str]]:

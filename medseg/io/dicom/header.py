@@ -6,34 +6,23 @@ into None or NaN, so that the series model sees plain data. The pixel element is
 
 from __future__ import annotations
 
-import io
-import logging
-import os
 import struct
-import warnings
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import pydicom.config
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag
 
 from medseg.core.errors import DataError, FormatError
+from medseg.io.dicom.elements import PARSE_ERRORS, Bounded, find_start, parse, read_meta
 from medseg.io.dicom.frames import read_frames
-from medseg.io.dicom.layout import BIG_ENDIAN, DEFLATED, IMPLICIT, NATIVE, check_layout, read_layout
-from medseg.io.dicom.pixels import inflate
+from medseg.io.dicom.layout import IMPLICIT, check_layout, read_layout
 from medseg.io.dicom.scan import Frame, Instance
-from medseg.io.dicom.tags import PIXEL_ELEMENTS, TAGS, text, texts
+from medseg.io.dicom.tags import text, texts
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 SUFFIXES = {".dcm", ".ima", ".dicom"}
-LONG_READ = 1 << 16
 WRAPPED = {".gz", ".bz2", ".xz", ".zip", ".part", ".tmp", ".crdownload"}
 NOT_IMAGES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTRECORD", "REG", "SR", "PR", "KO", "DOC", "M3D", "ECG"}
 """Modalities that hold no intensity image, whatever their pixels (PS3.3 C.7.3.1.1.1)."""
@@ -49,23 +38,6 @@ NO_PIXELS = (
 )
 """The same and waveforms, spectra, measurements, mappings and protocols."""
 LOSSY = {f"1.2.840.10008.1.2.4.{last}" for last in ("50", "51", "81", "91", "203")}
-MAX_HEADER_BYTES = 1 << 30  # of an inflated file: the size of a large multi-frame object
-
-PARSE_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    BytesLengthException,
-    EOFError,
-    InvalidDicomError,
-    LookupError,
-    NotImplementedError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-"""What pydicom raises on malformed content: it has no common base for them."""
 
 FACTS = {
     "units": "Units",
@@ -93,22 +65,6 @@ DOSE_FACTS = {
 }
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep pydicom's log and warnings, which quote header values, from leaving the process."""
-    settings, logger = pydicom.config.settings, logging.getLogger("pydicom")
-    mode, level = settings.reading_validation_mode, logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        settings.reading_validation_mode = pydicom.config.IGNORE
-        logger.setLevel(logging.CRITICAL + 1)
-        try:
-            yield
-        finally:
-            settings.reading_validation_mode = mode
-            logger.setLevel(level)
-
-
 def read_instance(path: Path) -> tuple[Instance, tuple[Frame, ...]] | None:
     """Return what a file's header says, or None if the file is not DICOM (or a DICOMDIR).
 
@@ -119,7 +75,7 @@ def read_instance(path: Path) -> tuple[Instance, tuple[Frame, ...]] | None:
         DataError: FILE_UNREADABLE.
     """
     try:
-        with _Bounded(io.FileIO(path)) as stream:
+        with Bounded(path) as stream:
             return _read(path, stream)
     except PARSE_ERRORS as error:
         raise _damaged("its header cannot be parsed") from error
@@ -131,15 +87,6 @@ def read_instance(path: Path) -> tuple[Instance, tuple[Frame, ...]] | None:
             hint="check its permissions",
             code="FILE_UNREADABLE",
         ) from error
-
-
-class _Bounded(io.BufferedReader):
-    """A file that is never asked for more than it holds, whatever length a header claims."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        is_long = size is not None and size > LONG_READ
-        length = min(size or 0, os.fstat(self.fileno()).st_size) if is_long else size
-        return super().read(length)
 
 
 def is_named_dicom(path: Path) -> bool:
@@ -154,10 +101,9 @@ def _damaged(why: str) -> FormatError:
     return FormatError(f"a file claims to be DICOM, but {why}", hint="export it again", code="DICOM_DAMAGED")
 
 
-def _read(path: Path, stream: BinaryIO) -> tuple[Instance, tuple[Frame, ...]] | None:
+def _read(path: Path, stream: Bounded) -> tuple[Instance, tuple[Frame, ...]] | None:
     head = stream.read(132)
-    size = os.fstat(stream.fileno()).st_size
-    start = 132 if head[128:132] == b"DICM" else 4 if head[:4] == b"DICM" else 0
+    start = find_start(head)
     is_part10 = start > 0
     if not is_part10 and not _looks_like_a_dataset(head):
         if is_named_dicom(path):
@@ -173,7 +119,7 @@ def _read(path: Path, stream: BinaryIO) -> tuple[Instance, tuple[Frame, ...]] | 
         if is_part10 or meta:
             raise _damaged("it ends before it says which series it belongs to")
         return None
-    instance = describe(path, header, syntax, found, size)
+    instance = describe(path, header, syntax, found, stream.size)
     if instance.error is not None or instance.pixels is None:
         return instance, ()
     try:
@@ -190,62 +136,6 @@ def _looks_like_a_dataset(head: bytes) -> bool:
     if group not in {2, 8} or element > 0x100:
         return False
     return head[4:6] in {b"UL", b"UI", b"CS", b"DA", b"SH", b"LO", b"OB", b"TM"} or length < 256
-
-
-def read_meta(stream: BinaryIO) -> dict[int, str]:
-    """Return the UIDs and texts of group 2, leaving the stream at the data set's first byte.
-
-    Parsed here because pydicom inflates deflated files without a bound as soon as it sees the syntax.
-    """
-    found: dict[int, str] = {}
-    while True:
-        start = stream.tell()
-        head = stream.read(8)
-        if len(head) < 8 or head[:2] != b"\x02\x00":
-            stream.seek(start)
-            return found
-        element, vr, length = struct.unpack("<2xH2sH", head)
-        if vr in {b"OB", b"OW", b"UN", b"SQ", b"UT", b"UC"}:
-            (length,) = struct.unpack("<L", stream.read(4))
-        if length > 1 << 20:
-            raise ValueError("an element of the file meta information is too long")
-        value = stream.read(length)
-        found[0x00020000 | element] = value.rstrip(b"\0 ").decode("latin-1")
-
-
-def parse(stream: BinaryIO, syntax: str) -> tuple[Dataset, tuple[int, int, int] | None]:
-    """Read the elements that medseg looks at, up to the pixels.
-
-    Args:
-        stream: At the data set's first byte.
-        syntax: Transfer syntax UID.
-
-    Returns:
-        The header, and of the pixel element its tag, its length and the offset of its value (-1 where the
-        file is deflated or the value encapsulated); None if the file has no pixels.
-    """
-    if is_deflated := syntax == DEFLATED:
-        stream = io.BytesIO(inflate(stream.read(), MAX_HEADER_BYTES))
-    found: list[tuple[int, int, int]] = []
-
-    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
-        if tag not in PIXEL_ELEMENTS:
-            return False
-        found.append((int(tag), length, stream.tell()))
-        return True
-
-    header = read_dataset(
-        stream,
-        syntax == IMPLICIT,
-        syntax != BIG_ENDIAN,
-        stop_when=at_pixels,
-        specific_tags=TAGS,
-    )
-    if not found:
-        return header, None
-    tag, length, offset = found[0]
-    is_plain = length != 0xFFFFFFFF and syntax in NATIVE and not is_deflated
-    return header, (tag, length if length != 0xFFFFFFFF else -1, offset if is_plain else -1)
 
 
 def describe(

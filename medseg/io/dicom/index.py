@@ -14,7 +14,8 @@ import numpy as np
 
 from medseg.core.errors import ConfigError, DataError, FormatError
 from medseg.core.geometry import Geometry
-from medseg.io.dicom.header import quiet, read_instance
+from medseg.io.dicom.elements import quiet
+from medseg.io.dicom.header import read_instance
 from medseg.io.dicom.scan import Candidate, Index, Options, Scan, Series
 from medseg.io.dicom.series import Member, build_series
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.core.volume import Volume
-from medseg.io.dicom.header import quiet
+from medseg.io.dicom.elements import quiet
 from medseg.io.dicom.pixels import decode_frames
 from medseg.io.dicom.repair import resample
 from medseg.io.dicom.scan import Scan

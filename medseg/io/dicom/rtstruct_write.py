@@ -22,7 +22,7 @@ from medseg.core.files import atomic_path
 from medseg.core.volume import Labels
 from medseg.io.dicom.contours import Points, trace
 from medseg.io.dicom.derived import RTSTRUCT
-from medseg.io.dicom.header import quiet
+from medseg.io.dicom.elements import quiet
 from medseg.io.dicom.scan import Frame, Scan
 from medseg.io.dicom.source import (
     MANUFACTURER,

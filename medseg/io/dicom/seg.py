@@ -20,9 +20,9 @@ from medseg.core.errors import DataError, FormatError, GeometryError
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Labels
 from medseg.io.dicom.derived import LABELMAP, SEGMENTATION, Derived, list_segments, parsing, read_derived
+from medseg.io.dicom.elements import quiet
 from medseg.io.dicom.frames import read_frames
 from medseg.io.dicom.grid import check_place
-from medseg.io.dicom.header import quiet
 from medseg.io.dicom.paint import Painter
 from medseg.io.dicom.pixels import decode_frames
 from medseg.io.dicom.scan import Frame, Scan

@@ -23,7 +23,7 @@ from medseg import __version__
 from medseg.core.errors import ConfigError, DataError
 from medseg.core.files import atomic_path
 from medseg.core.volume import Labels
-from medseg.io.dicom.header import quiet
+from medseg.io.dicom.elements import quiet
 from medseg.io.dicom.scan import Scan
 from medseg.io.dicom.slices import map_to_source, reorder
 from medseg.io.dicom.source import (

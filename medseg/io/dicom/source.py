@@ -23,7 +23,7 @@ from medseg import __version__
 from medseg.core.errors import DataError
 from medseg.core.volume import Labels
 from medseg.io.dicom.derived import parsing, read_elements
-from medseg.io.dicom.header import PARSE_ERRORS
+from medseg.io.dicom.elements import PARSE_ERRORS
 from medseg.io.dicom.scan import Frame, Scan
 from medseg.io.dicom.slices import to_source
 from medseg.io.dicom.tags import text

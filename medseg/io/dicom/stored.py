@@ -137,30 +137,23 @@ def adopt(
 
 
 def clean(words: NDArray[Any], pixels: Pixels, notes: set[str]) -> NDArray[Any]:
-    """Return the stored bits of each pixel as its value; the same array where nothing is to be done."""
+    """Return the stored bits of each pixel as its value; the same array where nothing is to be done.
+
+    Unused bits are in order where they are all zero, or all negative values of the frame continue their sign.
+    """
     stored, shift = pixels.bits_stored, pixels.high_bit + 1 - pixels.bits_stored
     if stored >= 8 * words.dtype.itemsize or not words.size:
         return words
     low, high = (-(1 << stored - 1), (1 << stored - 1) - 1) if pixels.is_signed else (0, (1 << stored) - 1)
     if not shift and low <= words.min() and words.max() <= high:
         return words
-    raw = words.view(f"u{words.dtype.itemsize}").astype(np.int64)
-    pattern = (raw >> shift) & ((1 << stored) - 1)
-    sign = 1 << (stored - 1) if pixels.is_signed else 0
-    values = (pattern ^ sign) - sign
-    if not _are_unused(raw, values, pixels):
+    raw = words.view(f"u{words.dtype.itemsize}")
+    above = 8 * words.dtype.itemsize - pixels.high_bit - 1
+    values = (raw << above).view(words.dtype) >> (above + shift)  # of signed integers: the sign moves down
+    plain = raw << above >> (above + shift) << shift  # unused bits zero
+    if not ((raw == plain).all() or (raw == (values << shift).view(raw.dtype)).all()):
         notes.add(HIGH_BITS)
-    return values.astype(words.dtype)
-
-
-def _are_unused(raw: NDArray[np.int64], values: NDArray[np.int64], pixels: Pixels) -> bool:
-    """Whether the bits around the value are all zero, or all negative values continue their sign."""
-    shift = pixels.high_bit + 1 - pixels.bits_stored
-    plain = (raw & ((1 << pixels.high_bit + 1) - 1)) >> shift << shift
-    if (raw == plain).all():
-        return True
-    extended = (values << shift) & ((1 << pixels.bits_allocated) - 1)
-    return bool((raw == extended).all())
+    return np.asarray(values)
 
 
 def _ambiguous(precision: int, pixels: Pixels) -> FormatError:

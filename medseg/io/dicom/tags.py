@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 PIXEL_ELEMENTS: dict[int, Literal["integer", "float", "double"]] = {
     0x7FE00010: "integer",
@@ -90,7 +91,7 @@ def text(header: Dataset, keyword: str | int) -> str:
         return ""
     if isinstance(value, (bytes, bytearray)):
         return bytes(value).hex()
-    if not isinstance(value, str) and hasattr(value, "__iter__"):
+    if isinstance(value, (list, tuple, MultiValue)):
         return "\\".join(str(part).strip() for part in value)
     return str(value).strip(" \0")
 

@@ -23,8 +23,8 @@ from pydicom.tag import BaseTag
 
 from medseg.core.errors import FormatError, MedsegError
 from medseg.io.dicom.codecs import CODECS, refuse
+from medseg.io.dicom.elements import quiet, read_meta
 from medseg.io.dicom.fragments import Span, find_frames, read_spans
-from medseg.io.dicom.header import quiet, read_meta
 from medseg.io.dicom.pixels import DEFLATED, check_length, inflate, missing_decoder
 from medseg.io.dicom.scan import Pixels
 from medseg.io.dicom.stored import count_bits, locate
