@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -17,6 +17,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from medseg.core.errors import FormatError
+from medseg.io.dicom.cleaner import Cleaner
+from medseg.io.dicom.identifiers import Identifiers
 from medseg.io.dicom.profile import Policy
 from medseg.io.dicom.pseudonyms import MAX_SHIFT_DAYS, Pseudonyms
 from tests.dicom_cleaned import KEY, NAMES, SHIFT, clean, clean_slice
@@ -204,3 +207,14 @@ def test_a_file_without_a_header_is_written_with_one(syntax: UID, tmp_path: Path
     made = clean(tmp_path / "bare", tmp_path / "target.dcm")
     assert made.file_meta.TransferSyntaxUID == syntax
     assert made.PixelData == dcmread(tmp_path / "part10.dcm").PixelData
+
+
+def test_absurd_nesting_is_refused_before_it_is_written():
+    dataset = innermost = Dataset()
+    for _ in range(40):
+        innermost.ReferencedImageSequence = [Dataset()]
+        innermost = innermost.ReferencedImageSequence[0]
+    cleaner = Cleaner(Policy(), Pseudonyms(b"key"), "P-1", Identifiers(Dataset()))
+    with pytest.raises(FormatError) as caught:
+        cleaner.clean(dataset)
+    assert caught.value.code == "DICOM_HEADER"

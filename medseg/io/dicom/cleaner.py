@@ -10,10 +10,12 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
+from medseg.core.errors import FormatError
 from medseg.io.dicom.identifiers import Identifiers, list_texts
 from medseg.io.dicom.profile import Action, Policy, dummy, find_action
 from medseg.io.dicom.pseudonyms import Pseudonyms
 
+MAX_DEPTH = 32  # no real object comes near
 NUMBERS = re.compile(rb"[0-9+\-.eE \\\0]*")
 VALID_UID = re.compile(r"[0-9.]{1,64}")
 DATE = re.compile(r"(\d{4})[.-]?(\d{2})[.-]?(\d{2})(\d{0,6}(?:\.\d{1,6})?(?:[+-]\d{4})?)")
@@ -36,8 +38,18 @@ class Cleaner:
         self._shift = timedelta(days=names.find_shift_days(patient))
         self.replaced = 0
 
-    def clean(self, dataset: Dataset) -> None:
-        """Clean in place; `replaced` counts the texts that held an identifier."""
+    def clean(self, dataset: Dataset, depth: int = 0) -> None:
+        """Clean in place; `replaced` counts the texts that held an identifier.
+
+        Raises:
+            FormatError: DICOM_HEADER: nested so deep that writing would take gigabytes.
+        """
+        if depth > MAX_DEPTH:
+            raise FormatError(
+                f"sequences are nested more than {MAX_DEPTH} deep",
+                hint="export it again",
+                code="DICOM_HEADER",
+            )
         for tag in sorted(dataset.keys()):
             stored = dataset.get_item(tag)
             action, vr = find_action(tag, stored.VR, self._policy)
@@ -45,7 +57,7 @@ class Cleaner:
                 del dataset[tag]
             elif action == "items":
                 for item in dataset[tag].value or []:
-                    self.clean(item)
+                    self.clean(item, depth + 1)
             elif action == "empty":
                 dataset[tag] = DataElement(tag, vr, [] if vr == "SQ" else None)
             elif action == "dummy":
