@@ -3,11 +3,13 @@
 import os
 
 import pytest
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import JPEGLSLossless
 
 from medseg.core.errors import ConfigError, DataError
-from medseg.io.dicom import choose_scan, choose_scans, find_series, group_studies, scan_id
+from medseg.io.dicom import Options, choose_scan, choose_scans, find_series, group_studies, read_scan, scan_id
 from medseg.io.dicom.index import list_tree
-from tests.dicom_files import make_uid, write_series
+from tests.dicom_files import Grid, Ramp, Store, make_uid, write_series
 
 
 @pytest.fixture
@@ -107,3 +109,86 @@ def test_id_holds_twelve_hex_digits_and_nothing_of_the_uid(study):
     assert prefix == "dcm"
     assert len(digits) == 12
     assert int(digits, 16) >= 0
+
+
+def test_series_without_any_position_still_competes(tmp_path):
+    write_series(tmp_path / "ct", edit=lambda dataset, k: dataset.__delitem__("ImagePositionPatient"))
+    write_series(tmp_path / "mr", kind="MR", series=2)
+    with pytest.raises(DataError) as caught:
+        choose_scans(find_series(tmp_path))
+    assert "refused (DICOM_POSITION)" in caught.value.message
+
+
+def test_slice_of_zeros_without_an_ending_refuses_its_folder(tmp_path):
+    write_series(tmp_path, name="{folder}/IM{k:03d}")
+    (tmp_path / "IM004").write_bytes(bytes(500))
+    with pytest.raises(DataError) as caught:
+        choose_scans(find_series(tmp_path))
+    assert caught.value.code == "DICOM_DAMAGED"
+
+
+def test_free_text_of_a_header_is_never_shown(tmp_path):
+    def name(dataset, k):
+        dataset.Modality, dataset.ImageType = "DOE1955", ["ORIGINAL", "PRIMARY", "JOHN"]
+
+    write_series(tmp_path / "a", edit=name)
+    write_series(tmp_path / "b", series=2)
+    with pytest.raises(DataError) as caught:
+        choose_scans(find_series(tmp_path))
+    assert "[1] ?, axial" in caught.value.message
+    assert "DOE" not in caught.value.message
+
+
+def test_volume_with_fewer_slices_than_another_of_its_series_is_told(tmp_path):
+    echoes = [
+        {"edit": lambda dataset, k, time=time: setattr(dataset, "EchoTime", time)} for time in ("20", "80")
+    ]
+    write_series(tmp_path, kind="MR", **echoes[0])
+    write_series(tmp_path, Grid(at=(0.0, 1.0, 2.0, 3.0)), kind="MR", first=5, **echoes[1])
+    (series,) = find_series(tmp_path).series
+    codes = [[code for code, _ in one.scan.warnings] for one in series.candidates]
+    assert codes == [[], ["DICOM_FEWER_IMAGES"]]
+
+
+def test_displacement_by_more_than_45_degrees_is_no_tilt(tmp_path):
+    write_series(tmp_path, Grid(step_mm=(0.0, 40.0, 3.0)))
+    (series,) = find_series(tmp_path, Options(allow_tilt=True)).series
+    assert series.candidates[0].error.code == "DICOM_SHIFTED"
+
+
+def test_announced_count_that_is_no_number_says_nothing(tmp_path):
+    def announce(dataset, k):
+        dataset.add_new("ImagesInAcquisition", "LO", "²")
+
+    write_series(tmp_path, edit=announce)
+    (scan,) = choose_scans(find_series(tmp_path))
+    assert scan.warnings == ()
+
+
+def test_rescale_beyond_float32_is_refused(tmp_path):
+    write_series(tmp_path, edit=lambda dataset, k: setattr(dataset, "RescaleIntercept", "1e39"))
+    (series,) = find_series(tmp_path).series
+    assert series.candidates[0].error.code == "DICOM_RESCALE"
+
+
+def test_two_compressed_streams_in_a_file_of_one_frame_are_refused(tmp_path):
+    def double(dataset, k):
+        (stream,) = generate_frames(dataset.PixelData, number_of_frames=1)
+        dataset.PixelData = encapsulate([stream, stream])
+
+    write_series(tmp_path, store=Store(syntax=JPEGLSLossless), edit=double)
+    (scan,) = choose_scans(find_series(tmp_path))
+    with pytest.raises(DataError) as caught:
+        read_scan(scan)
+    assert caught.value.code == "DICOM_DECODE"
+
+
+def test_same_bytes_of_another_sign_are_no_copy(tmp_path):
+    def sign(dataset, k):
+        dataset.SOPInstanceUID = make_uid(9, 9, k + 1)
+        dataset.PixelRepresentation = 1
+
+    write_series(tmp_path, ramp=Ramp(base=40000.0), name="{folder}/a{k}.dcm")
+    write_series(tmp_path, ramp=Ramp(base=40000.0), name="{folder}/b{k}.dcm", edit=sign)
+    (series,) = find_series(tmp_path).series
+    assert "DICOM_DUPLICATE" not in str([candidate.scan for candidate in series.candidates])

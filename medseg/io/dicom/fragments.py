@@ -41,9 +41,9 @@ def find_frames(stream: BinaryIO, size: int, frames: int) -> list[list[Span]]:
         raise _cut(f"{len(fragments)} fragments of pixel data for {frames} frames")
     if len(fragments) == frames:
         return [[fragment] for fragment in fragments]
-    if frames == 1:
-        return [fragments]
     starts = _read_table(stream, table, fragments, frames) or _find_starts(stream, fragments)
+    if frames == 1 and not starts:  # a stream that is not known by its first bytes
+        return [fragments]
     if len(starts) != frames or starts[0] != 0:
         raise _damaged(
             f"{len(fragments)} fragments of pixel data for {frames} frames, and nothing tells their bounds"

@@ -22,6 +22,7 @@ from medseg.io.grids import LPS_TO_RAS, MAX_SHEAR
 MAX_COSINE_ERROR = 1e-3  # of a direction's length, and of the right angle between two
 MAX_ORIENTATION_SPREAD = 2e-4  # between slices: cosines rounded to four digits, twice
 ROUNDING_MM = 0.02  # twice what positions rounded to two digits can be off
+MAX_TILT = 1.0  # 45 degrees; gantries tilt by up to 30
 GAP_STEPS = 1.8  # a step of so many usual ones means that slices are missing
 
 Floats = NDArray[np.float64]
@@ -230,6 +231,12 @@ def _check_shifts(stack: Stack, options: Options) -> Floats | None:
         return np.asarray(slope)
     if tilt * d[-1] <= 0.05:  # rounded positions of a few thin slices
         return np.zeros(2)
+    if tilt > MAX_TILT:
+        raise GeometryError(
+            f"slices are displaced by {math.degrees(math.atan(tilt)):.3g} degrees: no gantry tilts so far",
+            hint="export the series again; slices of different positions were mixed",
+            code="DICOM_SHIFTED",
+        )
     if not options.allow_tilt:
         raise GeometryError(
             f"gantry tilt: slices are sheared by {math.degrees(math.atan(tilt)):.2f} degrees, "

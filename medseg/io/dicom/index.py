@@ -18,6 +18,7 @@ from medseg.io.dicom.elements import quiet
 from medseg.io.dicom.header import read_instance
 from medseg.io.dicom.scan import Candidate, Index, Options, Scan, Series
 from medseg.io.dicom.series import Member, build_series
+from medseg.io.dicom.tags import name_modality
 
 
 def find_series(root: Path, options: Options | None = None) -> Index:
@@ -39,7 +40,7 @@ def find_series(root: Path, options: Options | None = None) -> Index:
                 continue
             if found is not None:
                 members.append(found)
-            elif path.stat().st_size == 0 and _may_be_a_slice(path):
+            elif _may_be_a_slice(path) and _is_blank(path):
                 empty.append(path)
             elif path.name.upper() != "DICOMDIR":
                 others.append(path)
@@ -59,6 +60,12 @@ def _empty() -> FormatError:
 def _may_be_a_slice(path: Path) -> bool:
     """Whether an empty file is named as slices are: no ending, or one of digits ("IM0001", "1.2.840.7")."""
     return not path.name.startswith(".") and not path.suffix.strip(".0123456789")
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether a file is empty or starts with nothing but zeros, as broken copies do."""
+    with path.open("rb") as stream:
+        return not stream.read(132).strip(b"\0")
 
 
 def list_tree(root: Path) -> Iterator[Path]:
@@ -116,10 +123,15 @@ def _order(members: Sequence[Member]) -> tuple[str, str, str]:
 def _number_volumes(series: Series) -> Series:
     if len(series.candidates) == 1:
         return series
-    numbered = [
-        replace(candidate, scan=candidate.scan and replace(candidate.scan, volume=number))
-        for number, candidate in enumerate(series.candidates, start=1)
-    ]
+    most = max(len(candidate.frames) for candidate in series.candidates)
+    numbered = []
+    for number, candidate in enumerate(series.candidates, start=1):
+        scan = candidate.scan
+        if scan is not None:
+            fewer = ("DICOM_FEWER_IMAGES", f"{len(scan.frames)} slices; another volume has {most}")
+            told = (*scan.warnings, fewer) if len(scan.frames) < most else scan.warnings
+            scan = replace(scan, volume=number, warnings=told)
+        numbered.append(replace(candidate, scan=scan))
     return replace(series, candidates=tuple(numbered))
 
 
@@ -131,6 +143,7 @@ def group_studies(index: Index) -> list[tuple[Series, ...]]:
     return [tuple(study) for study in studies.values()]
 
 
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 OBLIQUE = 0.9  # cosine of 25 degrees
 NOWHERE = {"DICOM_COLOUR", "DICOM_NOT_IMAGE", "DICOM_LOCALIZER"}
 """Errors of series that are no volume at all (screenshots, dose sheets): beside real ones they do not
@@ -169,7 +182,9 @@ def choose_scan(study: Sequence[Series], *, series: str | None = None, volume: i
 def is_nowhere(series: Series) -> bool:
     """Whether a series is no volume at all, so that it competes with none."""
     errors = [candidate.error for candidate in series.candidates]
-    is_unplaced = not any(f.position_mm for candidate in series.candidates for f in candidate.frames)
+    frames = [frame for candidate in series.candidates for frame in candidate.frames]
+    is_picture = len(frames) < 2 or series.first.sop_class.startswith(SECONDARY_CAPTURE)
+    is_unplaced = is_picture and not any(frame.position_mm for frame in frames)
     nowhere = NOWHERE | {"DICOM_POSITION"} if is_unplaced else NOWHERE
     return all(error is not None and error.code in nowhere for error in errors)
 
@@ -209,7 +224,7 @@ def ambiguous(contenders: Sequence[Series]) -> DataError:
 
 def describe(series: Series, candidate: Candidate) -> str:
     """Say in a few words what a volume is: modality, grid, slices, what tells it apart."""
-    modality = series.first.modality if series.first.modality.isalnum() else "?"
+    modality = name_modality(series.first.modality) or "?"
     if candidate.scan is None:
         code = candidate.error.code if candidate.error else ""
         return f"{modality}, {len(candidate.frames)} slices, refused ({code})"

@@ -22,6 +22,8 @@ from medseg.io.dicom.warn import warn_of
 Member = tuple[Instance, tuple[Frame, ...]]
 GRAY = {"MONOCHROME1", "MONOCHROME2"}
 COLOURS = {"RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420"}
+MAX_RESCALE = 1e30  # values beyond do not fit float32
+MAX_STACKS = 50  # of one series; a radial acquisition has hundreds and is no volume
 LOCALIZER = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
 
 
@@ -153,7 +155,7 @@ def _check_values(frame: Frame) -> None:
             hint="export the series again; they belong together",
             code="DICOM_RESCALE",
         )
-    if frame.slope == 0 or not is_known:
+    if frame.slope == 0 or not is_known or max(abs(frame.slope), abs(frame.intercept)) > MAX_RESCALE:
         raise FormatError(
             f"RescaleSlope {frame.slope:g} and RescaleIntercept {frame.intercept:g} give no values",
             hint="export the series again",
@@ -185,15 +187,22 @@ def _split_orientations(frames: list[Frame]) -> list[list[Frame]]:
         else:
             stacks.append([frame])
             keys.append(cosines)
+        if len(stacks) > MAX_STACKS:
+            raise _mixed_orientation(frames, stacks)
     normals = [axes_of(stack[0])[2] for stack in stacks]
     nearest = max((abs(float(a @ b)) for n, a in enumerate(normals) for b in normals[:n]), default=0.0)
     if len(stacks) > 1 and (min(map(len, stacks)) < 3 or nearest > 0.99):
-        raise GeometryError(
-            f"{len(frames)} slices lie in {len(stacks)} orientations, {min(map(len, stacks))} of them apart",
-            hint="export each orientation as its own series",
-            code="DICOM_MIXED_ORIENTATION",
-        )
+        raise _mixed_orientation(frames, stacks)
     return stacks
+
+
+def _mixed_orientation(frames: Sequence[Frame], stacks: Sequence[Sequence[Frame]]) -> GeometryError:
+    return GeometryError(
+        f"{len(frames)} slices lie in {len(stacks)} or more orientations, the smallest stack holds "
+        f"{min(map(len, stacks))}",
+        hint="export each orientation as its own series",
+        code="DICOM_MIXED_ORIENTATION",
+    )
 
 
 def _check_size(frames: Sequence[Frame]) -> None:

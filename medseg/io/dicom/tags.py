@@ -82,6 +82,19 @@ TAGS = sorted(
     }
 )
 
+_MODALITIES = (
+    "AR AU BI BMD CR CT DG DOC DX ECG EPS ES FID GM HC HD IO IVOCT IVUS KER KO LEN LS M3D MG MR NM OAM "
+    "OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PLAN POS PR PT PX REG RESP RF RG RTDOSE RTIMAGE RTPLAN "
+    "RTRECORD RTSTRUCT RWV SEG SM SMR SR SRF STAIN TEXTUREMAP TG US VA XA XC "
+)
+MODALITIES = frozenset(_MODALITIES.split())
+"""PS3.3 C.7.3.1.1.1."""
+
+
+def name_modality(text: str) -> str | None:
+    """Return a defined modality, and nothing where a header holds other text in its place."""
+    return text if text in MODALITIES else None
+
 
 def text(header: Dataset, keyword: str | int) -> str:
     """Return a value as text, several joined by a backslash; "" where it is absent."""

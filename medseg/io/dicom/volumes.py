@@ -88,7 +88,7 @@ def _drop_copies(frames: list[Frame], key: Callable[[Frame], object]) -> tuple[l
         return frames, 0
     doubtful = [frame for group in by_key.values() if len(group) > 1 for frame in group]
     digests = {
-        id(frame): hashlib.sha256(stored.tobytes()).digest()
+        id(frame): (stored.dtype.str, hashlib.sha256(stored.tobytes()).digest())
         for frame, stored in zip(doubtful, decode_frames(doubtful), strict=True)
     }
     seen: dict[tuple[object, ...], Frame] = {}
@@ -201,6 +201,15 @@ def _are_alike(runs: Sequence[Sequence[dict[str, str]]]) -> bool:
     return True
 
 
+_IMAGE_TYPES = (
+    "ORIGINAL DERIVED PRIMARY SECONDARY AXIAL CORONAL SAGITTAL MPR REFORMATTED M P R I MAGNITUDE PHASE "
+    "REAL IMAGINARY WATER FAT IN_PHASE OUT_PHASE OPP_PHASE ADC FA TRACEW DIFFUSION PERFUSION "
+    "MOVING_AVERAGE MIP MINIP PROJECTION AVERAGE SUBTRACTION MEAN MONO_ENERGY VIRTUAL_NON_CONTRAST "
+    "IODINE T1 T2 T2_STAR R2 R2_STAR ND NORM DIS2D DIS3D NONE OTHER "
+)
+IMAGE_TYPES = frozenset(_IMAGE_TYPES.split())
+"""Words of ImageType that are shown; others are free text for all that is known."""
+
 NAMES = {
     "AcquisitionNumber": "acquisition",
     "TemporalPositionIdentifier": "time point",
@@ -225,10 +234,11 @@ def _describe(names: Sequence[str], key: Sequence[str]) -> str:
         if name.startswith("b_value") and first:  # GE adds 1e9 to some
             parts.append(f"b {int(first.group()) % 1_000_000_000}")
             continue
-        if re.fullmatch(r"[-+0-9.eE]{1,16}", value) and "Time" not in name.replace("EchoTime", ""):
+        limit = 4 if name == "StackID" else 16
+        if re.fullmatch(rf"[-+0-9.eE]{{1,{limit}}}", value) and "Time" not in name.replace("EchoTime", ""):
             parts.append(f"{NAMES.get(name, name)} {value}")
-        elif name == "ImageType" and re.fullmatch(r"[A-Z0-9_ \\]{1,200}", value):
-            parts.append(value.replace("\\", "/"))
+        elif name == "ImageType" and (words := [w for w in value.upper().split("\\") if w in IMAGE_TYPES]):
+            parts.append("/".join(words))
         elif name in NAMES and re.fullmatch(r"[0-9.]{1,12}", value):
             parts.append(f"{NAMES[name]} {value}")
     return ", ".join(parts)

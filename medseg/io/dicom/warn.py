@@ -34,7 +34,7 @@ def warn_of(scan: Scan) -> Iterator[tuple[str, str]]:
 
 
 def _warn_of_count(scan: Scan, text: str) -> Iterator[tuple[str, str]]:
-    announced = int(text) if text.isdigit() else 0
+    announced = int(text) if text.isdecimal() and len(text) < 7 else 0
     if len(scan.frames) < announced and not scan.volume:
         yield (
             "DICOM_FEWER_IMAGES",
