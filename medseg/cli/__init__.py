@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from medseg import __version__
 from medseg.cli import cohort, deidentify, dicom, evaluate, infer, listing, phantom, run, ui
+from medseg.cli.session import STARTED, print_usage_error
 
 app = typer.Typer(
     name="medseg",
@@ -53,5 +55,10 @@ app.command()(ui.ui)
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; with --json a wrong call prints a document, too."""
+    try:
+        app()
+    except SystemExit as stop:
+        if stop.code == 2 and "--json" in sys.argv and not STARTED:
+            print_usage_error()
+        raise

@@ -148,12 +148,12 @@ def to_dicom(
     """
     with session("to-dicom", subject=str(mask), as_json=json, quiet=quiet, verbose=verbose) as report:
         from medseg.workflows.scans import Request
-        from medseg.workflows.to_dicom import SEG_TYPES, SUFFIXES, Export, parse_labels, parse_names
+        from medseg.workflows.to_dicom import OBJECTS, SEG_TYPES, Export, parse_labels, parse_names
         from medseg.workflows.to_dicom import to_dicom as work
 
         check_thickness(slice_thickness)
         (kind,) = parse_names(seg_type, SEG_TYPES)
-        export = Export(parse_names(format_, SUFFIXES), parse_labels(labels) if labels else {}, kind)
+        export = Export(parse_names(format_, OBJECTS), parse_labels(labels) if labels else {}, kind)
         request = Request(series, volume, allow_tilt, allow_resample_z, slice_thickness)
         progress = make_progress(quiet=quiet)
         work(mask, source, out, export, request, progress=progress, report=report, key_file=find_key())
@@ -179,9 +179,7 @@ def check_thickness(thickness_mm: float | None) -> None:
 
 def announce(paths: Sequence[Path], out: Path, request: Request, report: Report, progress: Progress) -> None:
     """Say what a dry run would write, and which cases it would refuse."""
-    import secrets
-
-    from medseg.data.cases import read_key
+    from medseg.data.cases import peek_key
     from medseg.workflows.convert import output_names
     from medseg.workflows.report import CaseResult
     from medseg.workflows.scans import find_scans
@@ -189,8 +187,7 @@ def announce(paths: Sequence[Path], out: Path, request: Request, report: Report,
     key_file = find_key()
     if not key_file.exists():
         progress.say("ids of DICOM scans are made up here: the first real run makes this site's key")
-    # The key is made once, by a command that writes: a dry run leaves no file at all.
-    key = secrets.token_bytes(32) if not key_file.exists() else read_key(key_file)
+    key = peek_key(key_file)  # made once, by a command that writes: a dry run leaves no file at all
     cases = find_scans(paths, request, lambda: key)
     names = [name for case in cases if case.error is None for name in output_names(case.id)]
     for name in names:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from medseg.workflows.progress import Progress
     from medseg.workflows.report import Report
 
+STARTED: list[str] = []
+"""Verbs whose arguments were understood: they print their own JSON document."""
+
 NO_SPACE, READ_ONLY = errno.ENOSPC, errno.EROFS
 
 
@@ -36,6 +39,7 @@ def session(
     """Yield the verb's report; on the way out print it and exit with the contract's code."""
     from medseg.workflows.report import Report
 
+    STARTED.append(verb)
     level = logging.ERROR if quiet else logging.DEBUG if verbose > 1 else logging.WARNING
     logging.basicConfig(stream=sys.stderr, level=level, format="%(message)s")
     report = Report(verb)
@@ -49,18 +53,33 @@ def session(
         if failure is None:
             raise
     code = failure.exit_code if failure else report.exit_code
+    if failure:
+        report.written = {**(report.written or report.to_json()), "error": _to_json(failure)}
     _finish(report, as_json=as_json, quiet=quiet, code=code)
     if failure:
         print_error(subject, failure.code, failure.message, failure.hint)
     raise typer.Exit(code)
 
 
+def print_usage_error() -> None:
+    """Print the JSON document of a command whose arguments were not understood."""
+    from medseg.workflows.report import Report
+
+    error = ConfigError("the arguments were not understood", hint="see --help", code="USAGE")
+    tree = Report(sys.argv[1]).to_json()
+    print(json.dumps({**tree, "exit_code": 2, "error": _to_json(error)}, indent=2, sort_keys=True))
+
+
+def _to_json(error: MedsegError) -> dict[str, str | None]:
+    return {"code": error.code, "message": error.message, "hint": error.hint or None}
+
+
 def _explain(error: Exception) -> MedsegError | None:
     """Return what is wrong with the output folder or the machine, or None for what is a bug."""
     if isinstance(error, (NotADirectoryError, FileExistsError)):
         return ConfigError(
-            "the output folder is a file, or lies below one",
-            hint="choose another with -o",
+            "a file stands where a folder is needed",
+            hint="check the path, or choose another output folder with -o",
             code="OUT_IS_FILE",
         )
     if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == READ_ONLY):
@@ -75,7 +94,9 @@ def _explain(error: Exception) -> MedsegError | None:
         )
     if is_out_of_memory(error):
         return ResourceError(
-            "out of memory", hint="use --memory-gb, --device cpu or a larger machine", code="OUT_OF_MEMORY"
+            "out of memory",
+            hint="a larger machine, or --memory-gb where there is one",
+            code="OUT_OF_MEMORY",
         )
     return None
 

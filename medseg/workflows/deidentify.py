@@ -158,7 +158,7 @@ def find_files(source: Path, names: Pseudonyms) -> Found:
     damaged: list[tuple[int, DataError]] = []
     others = 0
     with quiet():
-        for number, path in enumerate(list_tree(source), start=1):
+        for number, path in enumerate(list_tree([source]), start=1):
             try:
                 found = read_instance(path)
             except DataError as error:

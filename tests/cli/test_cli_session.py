@@ -2,6 +2,8 @@
 
 import errno
 import json
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -9,6 +11,7 @@ import typer
 from medseg.cli.session import make_progress, session, summarise
 from medseg.core.errors import CheckpointError, ConfigError, DataError, MedsegError, ResourceError
 from medseg.workflows.report import CaseResult, Report
+from tests.tiny import medseg
 
 
 def finish(error: BaseException | None = None, **options) -> int:
@@ -126,3 +129,19 @@ def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]):
         advance("a")
     progress.say("done")
     assert capsys.readouterr().err == ""
+
+
+def test_wrong_call_with_json_prints_one_document(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "medseg", "convert", "--json", "-o", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["exit_code"], document["error"]["code"]) == (2, 2, "USAGE")
+
+
+def test_failed_command_says_why_in_its_document(tmp_path):
+    done = medseg("convert", tmp_path / "missing", "-o", tmp_path / "out", "--json")
+    assert json.loads(done.stdout)["error"]["code"] == "INPUT_MISSING"

@@ -25,19 +25,19 @@ def test_every_file_is_listed_once_though_links_lead_to_it_again(tmp_path):
     (tmp_path / "a" / "one").write_bytes(b"1")
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     (tmp_path / "b").symlink_to(tmp_path / "a" / "one")
-    assert [path.name for path in list_tree(tmp_path)] == ["b"]
+    assert [path.name for path in list_tree([tmp_path])] == ["b"]
 
 
 def test_link_to_nowhere_is_listed_for_it_may_stand_for_a_slice(tmp_path):
     (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
-    assert [path.name for path in list_tree(tmp_path)] == ["nowhere"]
+    assert [path.name for path in list_tree([tmp_path])] == ["nowhere"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
 def test_a_folder_that_cannot_be_read_is_no_empty_folder(tmp_path):
     (tmp_path / "closed").mkdir(mode=0)
     with pytest.raises(PermissionError):
-        list(list_tree(tmp_path))
+        list(list_tree([tmp_path]))
 
 
 def test_other_files_are_listed(study):
@@ -192,3 +192,26 @@ def test_same_bytes_of_another_sign_are_no_copy(tmp_path):
     write_series(tmp_path, ramp=Ramp(base=40000.0), name="{folder}/b{k}.dcm", edit=sign)
     (series,) = find_series(tmp_path).series
     assert "DICOM_DUPLICATE" not in str([candidate.scan for candidate in series.candidates])
+
+
+def test_files_given_one_by_one_and_twice_are_one_series(tmp_path):
+    write_series(tmp_path)
+    paths = sorted(tmp_path.iterdir())
+    (scan,) = choose_scans(find_series([*paths, tmp_path]))
+    assert len(scan.frames) == 5
+
+
+def test_private_b_value_of_unknown_type_is_read_as_text(tmp_path):
+    def weigh(value):
+        return lambda dataset, k: dataset.add_new(0x00431039, "UN", value)
+
+    write_series(tmp_path, kind="MR", edit=weigh(b"0\\8\\0 "))
+    write_series(tmp_path, kind="MR", first=5, edit=weigh(b"1000\\8\\0\0"))
+    (series,) = find_series(tmp_path).series
+    assert [one.scan.label for one in series.candidates] == ["b 0", "b 1000"]
+
+
+def test_pet_with_fewer_slices_than_it_announces_is_told(tmp_path):
+    write_series(tmp_path, kind="PT", edit=lambda dataset, k: setattr(dataset, "NumberOfSlices", 6))
+    (scan,) = choose_scans(find_series(tmp_path))
+    assert [code for code, _ in scan.warnings] == ["DICOM_FEWER_IMAGES"]

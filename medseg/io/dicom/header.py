@@ -46,6 +46,7 @@ FACTS = {
     "patient_position": "PatientPosition",
     "patient_orientation": "PatientOrientation",
     "images_in_acquisition": "ImagesInAcquisition",
+    "number_of_slices": "NumberOfSlices",  # PET
     "lossy": "LossyImageCompression",
     "acquisition": "AcquisitionNumber",
     "weight_kg": "PatientWeight",

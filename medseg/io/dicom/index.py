@@ -21,8 +21,8 @@ from medseg.io.dicom.series import Member, build_series
 from medseg.io.dicom.tags import name_modality
 
 
-def find_series(root: Path, options: Options | None = None) -> Index:
-    """Read the headers of all files below a folder (or of one file) and build their series.
+def find_series(roots: Path | Sequence[Path], options: Options | None = None) -> Index:
+    """Read the headers of files, or of all files below folders, once each, and build their series.
 
     Any name will do; DICOMDIR is ignored, links are followed once, other files are listed. A file that claims
     to be DICOM and cannot be parsed might belong to any series of its folder, so these are refused.
@@ -32,7 +32,7 @@ def find_series(root: Path, options: Options | None = None) -> Index:
     damaged: list[tuple[Path, DataError]] = []
     empty: list[Path] = []
     with quiet():
-        for path in list_tree(root):
+        for path in list_tree([roots] if isinstance(roots, Path) else roots):
             try:
                 found = read_instance(path)
             except DataError as error:
@@ -68,12 +68,26 @@ def _is_blank(path: Path) -> bool:
         return not stream.read(132).strip(b"\0")
 
 
-def list_tree(root: Path) -> Iterator[Path]:
-    """Yield every file below a folder once, sorted; links to what was seen are skipped."""
-    if root.is_file():
-        yield root
-        return
+def list_tree(roots: Sequence[Path]) -> Iterator[Path]:
+    """Yield files, and every file below folders, once and sorted; links to what was seen are skipped."""
     seen: set[tuple[int, int]] = set()
+    for root in roots:
+        tree = [(str(root.parent), [], [root.name])] if root.is_file() else _walk(root, seen)
+        for folder, _, names in tree:
+            for name in sorted(names):
+                path = Path(folder, name)
+                try:
+                    status = path.stat()
+                except OSError:  # a link to nowhere: what it stood for may be missing
+                    yield path
+                    continue
+                if path.is_file() and (status.st_dev, status.st_ino) not in seen:
+                    seen.add((status.st_dev, status.st_ino))
+                    yield path
+
+
+def _walk(root: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk sorted, through links too, but into no folder twice."""
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_raise):
         here = Path(folder).stat()
         if (here.st_dev, here.st_ino) in seen:
@@ -81,16 +95,7 @@ def list_tree(root: Path) -> Iterator[Path]:
             continue
         seen.add((here.st_dev, here.st_ino))
         folders.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
-            try:
-                status = path.stat()
-            except OSError:  # a link to nowhere: what it stood for may be missing
-                yield path
-                continue
-            if path.is_file() and (status.st_dev, status.st_ino) not in seen:
-                seen.add((status.st_dev, status.st_ino))
-                yield path
+        yield folder, folders, names
 
 
 def _raise(error: OSError) -> None:

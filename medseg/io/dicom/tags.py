@@ -70,7 +70,7 @@ KEYWORDS = (
     *("AcquisitionTime", "DecayCorrection", "CorrectedImage", "RadiopharmaceuticalInformationSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *("ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence"),
-    *TRAITS,
+    *("NumberOfSlices", *TRAITS),
 )
 TAGS = sorted(
     {
@@ -103,7 +103,8 @@ def text(header: Dataset, keyword: str | int) -> str:
     if value is None:
         return ""
     if isinstance(value, (bytes, bytearray)):
-        return bytes(value).hex()
+        plain = bytes(value).strip(b" \0")  # of implicit private elements, whose type is not known
+        return plain.decode() if plain.isascii() and plain.decode().isprintable() else bytes(value).hex()
     if isinstance(value, (list, tuple, MultiValue)):
         return "\\".join(str(part).strip() for part in value)
     return str(value).strip(" \0")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +28,15 @@ def warn_of(scan: Scan) -> Iterator[tuple[str, str]]:
     if any(frame.instance.facts.get("lossy") == "01" for frame in scan.frames):
         yield "DICOM_LOSSY", "the pixels went through lossy compression"
     yield from _warn_of_protocol(scan)
-    yield from _warn_of_count(scan, facts.get("images_in_acquisition", ""))
+    yield from _warn_of_count(
+        scan, [facts.get(name, "") for name in ("images_in_acquisition", "number_of_slices")]
+    )
     yield from _warn_of_side(scan)
     yield from _warn_of_position(scan)
 
 
-def _warn_of_count(scan: Scan, text: str) -> Iterator[tuple[str, str]]:
-    announced = int(text) if text.isdecimal() and len(text) < 7 else 0
+def _warn_of_count(scan: Scan, texts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    announced = max(int(text) if text.isdecimal() and len(text) < 7 else 0 for text in texts)
     if len(scan.frames) < announced and not scan.volume:
         yield (
             "DICOM_FEWER_IMAGES",
