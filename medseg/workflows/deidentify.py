@@ -42,11 +42,13 @@ class Found:
     Args:
         series: Case id -> its files.
         damaged: (number of the file in sorted order, error).
+        spoiled: Folder of a damaged file -> its error: it may belong to any series there.
         others: How many files are not DICOM.
     """
 
     series: Mapping[str, Sequence[Instance]]
     damaged: Sequence[tuple[int, DataError]]
+    spoiled: Mapping[Path, DataError]
     others: int
 
     @property
@@ -73,7 +75,8 @@ class Tally:
         if self.errors:
             first = self.errors[0]
             result = CaseResult.of_error(case_id, first)
-            result.message = f"{len(self.errors)} of {self.total} files were not written: {first.message}"
+            number = f"{len(self.errors)} of {self.total} files"
+            result.message = f"{number} cannot be written, so none of the series was: {first.message}"
         result.warnings, result.outputs, result.seconds = warnings, folders, seconds
         return result
 
@@ -110,7 +113,11 @@ def deidentify(
     with progress.track("deidentify", len(found.series)) as advance:
         for case_id, instances in found.series.items():
             started = time.perf_counter()
+            spoiled = [found.spoiled[home] for i in instances if (home := i.path.parent) in found.spoiled]
             tally = deidentify_series(case_id, instances, out, policy, names)
+            if spoiled or tally.errors:
+                withdraw(case_id, tally, out)
+                tally.errors = tally.errors or spoiled
             report.add(tally.to_result(case_id, time.perf_counter() - started))
             tallies.append(tally)
             advance(case_id)
@@ -122,11 +129,12 @@ def deidentify(
 
 def count_files(found: Found, tallies: Sequence[Tally]) -> dict[str, int]:
     """Return how many files were written, were there already (or are copies), were refused, are not DICOM."""
-    written, refused = sum(one.written for one in tallies), sum(len(one.errors) for one in tallies)
+    written = sum(one.written for one in tallies)
+    refused = sum(one.total for one in tallies if one.errors) + len(found.damaged)
     return {
         "written": written,
-        "unchanged": found.files - written - refused,
-        "refused": refused + len(found.damaged),
+        "unchanged": sum(one.total - one.written for one in tallies if not one.errors),
+        "refused": refused,
         "not_dicom": found.others,
     }
 
@@ -156,6 +164,7 @@ def find_files(source: Path, names: Pseudonyms) -> Found:
     """
     series: dict[str, list[Instance]] = defaultdict(list)
     damaged: list[tuple[int, DataError]] = []
+    spoiled: dict[Path, DataError] = {}
     others = 0
     with quiet():
         for number, path in enumerate(list_tree([source]), start=1):
@@ -163,6 +172,7 @@ def find_files(source: Path, names: Pseudonyms) -> Found:
                 found = read_instance(path)
             except DataError as error:
                 damaged.append((number, error))
+                spoiled[path.parent] = error
                 continue
             if found is None:
                 others += 1
@@ -170,7 +180,7 @@ def find_files(source: Path, names: Pseudonyms) -> Found:
                 series[names.name_series(found[0])].append(found[0])
     if not series and not damaged:
         raise DataError("no DICOM file was found", hint="check the path", code="NO_CASES")
-    return Found(dict(sorted(series.items())), damaged, others)
+    return Found(dict(sorted(series.items())), damaged, spoiled, others)
 
 
 def settle_policy(out: Path, policy: Policy, names: Pseudonyms) -> None:
@@ -199,7 +209,7 @@ def settle_policy(out: Path, policy: Policy, names: Pseudonyms) -> None:
 def deidentify_series(
     case_id: str, instances: Sequence[Instance], out: Path, policy: Policy, names: Pseudonyms
 ) -> Tally:
-    """Write the files of one series that are not there yet; what is refused leaves nothing behind."""
+    """Write the files of one series that are not there yet; a refused file leaves nothing behind."""
     record = out / RECORDS / f"{case_id}.json"
     before = read_if_whole(record)
     done: dict[str, dict[str, Any]] = {}
@@ -226,6 +236,18 @@ def deidentify_series(
             tally.notes[code] += count
     write_json(record, done)
     return tally
+
+
+def withdraw(case_id: str, tally: Tally, out: Path) -> None:
+    """Remove what was written of a series: a slice fewer would pass as the whole scan."""
+    (out / RECORDS / f"{case_id}.json").unlink(missing_ok=True)
+    for name in tally.outputs:
+        (out / name).unlink(missing_ok=True)
+    for folder in {(out / name).parent for name in tally.outputs}:
+        for empty in (folder, folder.parent, folder.parent.parent):
+            if empty != out and empty.is_dir() and not any(empty.iterdir()):
+                empty.rmdir()
+    tally.outputs, tally.written = [], 0
 
 
 def _may_stay(old: Mapping[str, Any], policy: Policy) -> bool:
