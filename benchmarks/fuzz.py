@@ -4,7 +4,8 @@
 
 Good series, multi-frame objects, segmentations and structure sets in a dozen transfer syntaxes are damaged
 (bits, ranges, lengths, values of elements, pixel streams) and read as the commands read them: indexed,
-chosen, decoded, label maps too. Each in a forked process that may take 10 s and 4 GiB. A crash, a hang,
+chosen, decoded, label maps too; what comes of every third is written as NIfTI, SEG and RTSTRUCT, read back,
+and its files de-identified. Each in a forked process that may take 10 s and 4 GiB. A crash, a hang,
 another exception than medseg's, output, or a patient's identifier in a message is a failure. Which damage a
 case gets depends on the seed and its number alone; `--case` repeats one, and `--keep` leaves its files.
 

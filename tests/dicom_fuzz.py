@@ -1,7 +1,8 @@
 """Damaged DICOM folders, read in forked processes with limits: each ends in a result or a medseg error.
 
 What is no such end, a failure: another exception, a crash, more than `SECONDS` or `MEMORY_BYTES`, a word on
-stdout or stderr, or a message that repeats what identifies the (invented) patient.
+stdout or stderr, or a message that repeats what identifies the (invented) patient. Of one folder in
+`WRITES_EVERY`, what is read is written too.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from medseg.io.dicom import Options, choose_scan, find_series, group_studies, re
 from medseg.io.dicom.label import list_labels, make_label, read_label
 from medseg.io.dicom.scan import Index, Scan
 from tests.dicom_files import ROOT
+from tests.dicom_fuzz_outputs import deidentify_all, write_image
 from tests.dicom_mutations import mutate
 from tests.dicom_seeds import LABELS, Seed
 
@@ -36,6 +38,7 @@ SECONDS = 10.0
 MEMORY_BYTES = 4 << 30
 PRIVATE = (ROOT, "Nobody", "P-1", "19010203", "Phantom Works")
 EXIT_CODES = {2, 3, 4}
+WRITES_EVERY = 3
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Outcome:
     Args:
         number: Of the case; with the run's seed it makes the same damage again.
         seed, damage: What was damaged, and how.
-        ends: "read" or a code for every volume and label map.
+        ends: "read", "wrote" or a code for every volume, label map and output.
         failure: "" or why the folder is one too many: "crash", "hang", "memory", "exception", "printed", ...
     """
 
@@ -81,8 +84,17 @@ def choose_options(run: int, number: int) -> Options:
     return Options(tilt, resample, rng.choice((None, 3.0)), suv)
 
 
-def read_everything(folder: Path, options: Options) -> Iterator[str]:
-    """Read every volume and label map; yield "read" or the code of the error, for each."""
+def read_everything(folder: Path, options: Options, out: Path | None = None) -> Iterator[str]:
+    """Read every volume and label map, and write what the commands make of them.
+
+    Args:
+        folder: Of DICOM files.
+        options: What the user allows.
+        out: An empty folder; None to write nothing.
+
+    Yields:
+        "read" or "wrote" or the code of the error, for each.
+    """
     try:
         index = find_series(folder, options)
     except MedsegError as error:
@@ -105,6 +117,14 @@ def read_everything(folder: Path, options: Options) -> Iterator[str]:
         assert np.isfinite(volume.array).all() and np.isfinite(scan.geometry.affine).all()
         yield "read"
         yield from read_labels(index, scan)
+        if out:
+            yield from name_ends(write_image(scan, volume, out))
+    if out:
+        yield from name_ends(deidentify_all(index, out / "clean"))
+
+
+def name_ends(ends: Iterator[str | MedsegError]) -> Iterator[str]:
+    return (check(end) if isinstance(end, MedsegError) else end for end in ends)
 
 
 def choose_all(index: Index) -> Iterator[Scan | MedsegError]:
@@ -150,13 +170,17 @@ class _Child:
     def __init__(self, seeds: list[Seed], run: int, number: int) -> None:
         self.number = number
         self.folder = Path(tempfile.mkdtemp(prefix="medseg-fuzz-"))
-        self.seed, self.damage = damage_folder(seeds, run, number, self.folder)
+        source, out = self.folder / "in", self.folder / "out"
+        source.mkdir()
+        out.mkdir()
+        self.seed, self.damage = damage_folder(seeds, run, number, source)
         self.started_s = time.monotonic()
         self.result, told = os.pipe()
         self.printed, said = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            _work(self.folder, choose_options(run, number), told, said)
+            to_write = None if number % WRITES_EVERY else out
+            _work((source, choose_options(run, number), to_write), told, said)
         os.close(told)
         os.close(said)
 
@@ -192,8 +216,8 @@ def _drain(pipe: int) -> bytes:
         return stream.read()
 
 
-def _work(folder: Path, options: Options, told: int, said: int) -> None:
-    """Read a folder within limits, tell how it ended, and end."""
+def _work(task: tuple[Path, Options, Path | None], told: int, said: int) -> None:
+    """Read a folder, and write, within limits; tell how it ended, and end."""
     os.setsid()
     os.dup2(said, 1)
     os.dup2(said, 2)
@@ -204,7 +228,7 @@ def _work(folder: Path, options: Options, told: int, said: int) -> None:
     ends: list[str] = []
     failure = detail = ""
     try:
-        ends.extend(read_everything(folder, options))
+        ends.extend(read_everything(*task))
     finally:  # whatever it is, it is reported, and does not go up into the parent's code
         error = sys.exc_info()[1]
         if error is not None:

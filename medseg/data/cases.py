@@ -67,6 +67,16 @@ def make_id(text: str) -> str:
     return f"{name}_" if name in RESERVED or name.endswith(PROBABILITIES) else name
 
 
+def require_path(path: Path) -> None:
+    """Refuse what is neither a file nor a folder.
+
+    Raises:
+        ConfigError: INPUT_MISSING.
+    """
+    if not (path.is_file() or path.is_dir()):  # a pipe or device exists too
+        raise ConfigError("there is no such file or folder", hint="check the path", code="INPUT_MISSING")
+
+
 def confine(root: Path, relative: str) -> Path:
     """Return `root / relative`, refusing what would leave `root`.
 

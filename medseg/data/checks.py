@@ -18,7 +18,7 @@ from medseg.core.errors import DataError, MedsegError
 from medseg.core.files import sha256_of, sha256_of_file
 from medseg.core.volume import to_canonical
 from medseg.data.cases import Case
-from medseg.data.loading import load_case
+from medseg.data.loading import load_case, tell_notes
 from medseg.data.settings import Data
 from medseg.io import list_files
 
@@ -71,30 +71,55 @@ def hash_files(case: Case) -> tuple[str, str]:
 
     Those of DICOM objects hold too what is made of the files.
     """
-    images = [_hash_or_empty(image) for image in case.images]
-    label = _hash_or_empty(case.label) if case.label else ""
+    images = [hash_image(image) for image in case.images]
+    label = hash_image(case.label) if case.label else ""
     return (images[0] if len(images) == 1 else sha256_of(images)), label
 
 
-def _hash_or_empty(image: Path | Scan | DicomLabel) -> str:
+def require_unchanged(case: Case, input_sha256: str) -> None:
+    """Refuse a case whose image files are no longer those that were hashed before they were read.
+
+    Raises:
+        DataError: FILE_CHANGED.
+    """
+    if hash_files(case)[0] != input_sha256:
+        raise DataError(
+            "a file changed while it was read", hint="run it again once it is complete", code="FILE_CHANGED"
+        )
+
+
+def hash_image(image: Path | Scan | DicomLabel) -> str:
+    """Return the SHA-256 over the files of one image; of a DICOM object also what is made of them.
+
+    "" where one is missing or unreadable: reading it says so, with a code.
+    """
     try:
         hashes = [sha256_of_file(part) for part in list_files(image)]
     except (OSError, DataError):
-        return ""  # missing or unreadable: reading the case says so, with a code
+        return ""
     if not isinstance(image, Path):
         hashes.append(_hash_choice(image))
     return hashes[0] if len(hashes) == 1 else sha256_of(hashes)
 
 
 def _hash_choice(image: Scan | DicomLabel) -> str:
-    """Hash what is made of the files of a DICOM object: which frames or structures, on which grid."""
+    """Hash what is made of the files of a DICOM object: which frames or structures, on which grid.
+
+    All that reading takes from the headers is in it, so that a file which was replaced after its header was
+    read never gets the hash of the new file alone.
+    """
     from medseg.io.dicom.label import DicomLabel
 
     if isinstance(image, DicomLabel):
         return sha256_of([image.rois, {str(value): name for value, name in image.labels.items()}])
     numbers = {path: number for number, path in enumerate(image.files)}
-    frames = [(numbers[frame.instance.path], frame.index) for frame in image.frames]
-    return sha256_of([frames, image.geometry.affine.tolist(), image.repair, image.suv_factor])
+    frames = [
+        (numbers[frame.instance.path], frame.index, frame.slope, frame.intercept) for frame in image.frames
+    ]
+    stored = {numbers[frame.instance.path]: repr(frame.instance.pixels) for frame in image.frames}
+    return sha256_of(
+        [frames, sorted(stored.items()), image.geometry.affine.tolist(), image.repair, image.suv_factor]
+    )
 
 
 def check_case(case: Case, settings: Data, seed: int = 0) -> Record:
@@ -115,14 +140,15 @@ def _describe(case: Case, settings: Data, seed: int) -> Record:
             "no label file was found for this image", hint="label it or take it out", code="LABEL_MISSING"
         )
     input_sha256, label_sha256 = hash_files(case)
-    loaded = load_case(case, settings)
+    notes: set[str] = set()
+    loaded = load_case(case, settings, notes)
     if loaded.classes is None:  # for the type checker: the label was read above
         raise DataError("no label", code="LABEL_MISSING")
     image, grid = to_canonical(loaded.image.array, loaded.image.geometry)
     classes, _ = to_canonical(loaded.classes.array, loaded.image.geometry)
     start, stop = nonzero_box(image)
     voxels = np.bincount(classes.ravel(), minlength=len(settings.labels) + 1)
-    warnings = list(case.warnings)
+    warnings = [*case.warnings, *tell_notes(notes)]
     if voxels[1:].sum() == 0:
         warnings.append(("LABEL_EMPTY", "the label holds background only"))
     if float(image.min()) == float(image.max()):

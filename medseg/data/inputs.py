@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.core.errors import ConfigError
-from medseg.data.cases import Case, Key, make_id, no_key, require_unique
+from medseg.data.cases import Case, Key, make_id, no_key, require_path, require_unique
 from medseg.data.layouts import (
     channel_files,
     find_label,
@@ -45,10 +45,9 @@ def find_inputs(
 
 
 def _find(path: Path, settings: Data, key: Key, wanted: Wanted) -> list[Case]:
-    if not path.exists():
-        raise ConfigError("there is no such file or folder", hint="check the path", code="INPUT_MISSING")
+    require_path(path)
     if is_table(path):
-        return read_table(path, settings, wanted)
+        return read_table(path, settings, key, wanted)
     if path.is_file() and is_image(path):
         return [Case(make_id(stem(path)), (path,))]
     if holds_dicom(path):

@@ -248,7 +248,7 @@ def _find_bids(root: Path, settings: Data, key: Key) -> list[Case]:
 
 
 LAYOUTS: dict[str, Layout] = {
-    "table": Layout(is_table, lambda root, settings, key: read_table(root, settings)),
+    "table": Layout(is_table, read_table),
     "nnunet": Layout(_is_nnunet, _find_nnunet),  # before MSD: nnU-Net 1 wrote the same dataset.json
     "msd": Layout(_is_msd, _find_msd),
     "folders": Layout(lambda root: _two_folders(root) is not None, _find_folders),

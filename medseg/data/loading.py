@@ -18,6 +18,9 @@ from medseg.data.cases import Case
 from medseg.data.settings import Data
 from medseg.io import read_labels, read_volume
 
+NOTES = (("DICOM_HIGH_BITS", "bits outside those that hold the value were in use, and are left out"),)
+"""What only the voxels tell of an image: a code that `read_volume` notes, and what it means."""
+
 DENSE = 1 << 16  # label values that lie closer together are counted in a table
 
 
@@ -29,13 +32,24 @@ class LoadedCase:
     classes: Labels | None
 
 
-def load_case(case: Case, settings: Data) -> LoadedCase:
+def tell_notes(notes: set[str]) -> list[tuple[str, str]]:
+    """Return (code, message) of what reading the voxels noted."""
+    meanings = dict(NOTES)
+    return [(code, meanings[code]) for code in sorted(notes)]
+
+
+def load_case(case: Case, settings: Data, notes: set[str] | None = None) -> LoadedCase:
     """Read and cross-check all files of a case.
+
+    Args:
+        case: What to read.
+        settings: The pipeline's.
+        notes: Gets codes of warnings that only the voxels tell; see `NOTES`.
 
     Raises:
         DataError: CHANNELS, GRID_MISMATCH, LABEL_MISSING, LABEL_VALUE, or what reading or finding it raises.
     """
-    image = load_image(case, len(settings.channels))
+    image = load_image(case, len(settings.channels), notes)
     if case.label is None:
         return LoadedCase(image, None)
     stored = read_labels(case.label)
@@ -48,8 +62,8 @@ def load_case(case: Case, settings: Data) -> LoadedCase:
     return LoadedCase(image, Labels(to_classes(stored.array, settings), image.geometry))
 
 
-def load_image(case: Case, n_channels: int) -> Volume:
-    """Read a case's image files and stack their channels.
+def load_image(case: Case, n_channels: int, notes: set[str] | None = None) -> Volume:
+    """Read a case's image files and stack their channels; `notes` as in `load_case`.
 
     Raises:
         DataError: CHANNELS or GRID_MISMATCH, or what reading or finding it raises.
@@ -62,7 +76,7 @@ def load_image(case: Case, n_channels: int) -> Volume:
             hint="check data.channels.<name>.pattern",
             code="CHANNEL_MISSING",
         )
-    volumes = [read_volume(image) for image in case.images]
+    volumes = [read_volume(image, notes) for image in case.images]
     found = sum(len(volume.array) for volume in volumes)
     if found != n_channels:
         raise DataError(

@@ -7,10 +7,10 @@ not; the others go on. Ids and groups are pseudonyms.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medseg.core.errors import ConfigError, DataError
 from medseg.data.cases import Case, Key, pseudonym
@@ -41,11 +41,16 @@ class Wanted:
     slice_thickness_mm: float | None = None
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What changes an output's bits; which series it is, its files say."""
+        return {key: value for key, value in asdict(self).items() if key not in {"series", "volume"}}
+
+    @property
     def options(self) -> Options:
         """What indexing takes."""
         from medseg.io.dicom import Options
 
-        return Options(self.allow_tilt, self.allow_resample_z, self.slice_thickness_mm)
+        return Options(**self.settings)
 
 
 def holds_dicom(root: Path) -> bool:
@@ -66,32 +71,37 @@ def read_index(root: Path, wanted: Wanted | None = None) -> Index:
 
     index = find_series(root, (wanted or Wanted()).options)
     if others := sum(is_image(path) for path in index.others):
-        raise DataError(
-            f"{others} images of other formats lie among the DICOM files",
-            hint="give folders that hold one or the other, or list the cases in a table",
-            code="INPUT_MIXED",
-        )
+        raise mixed(others)
     return index
+
+
+def mixed(count: int) -> DataError:
+    """Return the error of a folder that holds DICOM and other images."""
+    return DataError(
+        f"DICOM files and {count} other image{'s' * (count > 1)} lie in one folder",
+        hint="give the folder of one kind, the files themselves, or a table of cases",
+        code="INPUT_MIXED",
+    )
 
 
 def find_scans(root: Path, settings: Data, key: Key, wanted: Wanted) -> list[Case]:
     """Return a case for each patient and study below a folder, or in a file.
 
     Raises:
-        DataError: INPUT_MIXED, NO_CASES, or why the scan that `wanted` names is refused.
+        DataError: INPUT_MIXED, NO_CASES, or DICOM_DAMAGED: nothing but damaged files.
         ConfigError: SERIES_UNKNOWN, VOLUME_UNKNOWN or SERIES_CHANNELS.
     """
     index = read_index(root, wanted)
     if wanted.series is not None:
-        return [make_case([_pick_series(index, settings, wanted)], key())]
+        return [_pick_series(index, settings, wanted, key())]
     rules = [channel.series for channel in settings.channels.values()]
     return [
         _try_case(study, [list_fits(study, rule, wanted.volume) for rule in rules], settings, key())
         for study in list_studies(index)
-    ] + list(_list_damaged(index, root, key))
+    ] + list(list_damaged(index, key))
 
 
-def _pick_series(index: Index, settings: Data, wanted: Wanted) -> Scan:
+def _pick_series(index: Index, settings: Data, wanted: Wanted, secret: bytes) -> Case:
     from medseg.io.dicom import choose_scans
 
     if len(settings.channels) > 1:
@@ -100,8 +110,19 @@ def _pick_series(index: Index, settings: Data, wanted: Wanted) -> Scan:
             hint="the pipeline's data.channels.<name>.series pick one scan a channel",
             code="SERIES_CHANNELS",
         )
-    (scan,) = choose_scans(index, series=wanted.series, volume=wanted.volume)
-    return convert_units(scan, next(iter(settings.channels.values())).series)
+    asked = find_asked(index.series, wanted.series)
+    try:
+        (scan,) = choose_scans(index, series=wanted.series, volume=wanted.volume)
+        return make_case([convert_units(scan, next(iter(settings.channels.values())).series)], secret)
+    except DataError as error:
+        if asked is None:
+            raise
+        return refuse_case(name_volume(asked, wanted.volume, secret), asked.first, error, secret)
+
+
+def find_asked(series: Sequence[Series], wanted: str | None) -> Series | None:
+    """Return the series of a number or UID."""
+    return next((one for one in series if wanted in {str(one.number), one.first.series}), None)
 
 
 def find_labelled(root: Path, settings: Data, key: Key) -> list[Case]:
@@ -119,7 +140,7 @@ def find_labelled(root: Path, settings: Data, key: Key) -> list[Case]:
         add_label(_try_case(study, fits, settings, key()), index, settings)
         for study in list_studies(index)
         for fits in _split_by_label([list_fits(study, rule) for rule in rules], rules, index)
-    ] + list(_list_damaged(index, root, key))
+    ] + list(list_damaged(index, key))
 
 
 def list_studies(index: Index) -> list[tuple[Series, ...]]:
@@ -136,12 +157,13 @@ def list_studies(index: Index) -> list[tuple[Series, ...]]:
     return studies
 
 
-def _list_damaged(index: Index, root: Path, key: Key) -> Iterator[Case]:
+def list_damaged(index: Index, key: Key) -> Iterator[Case]:
     """Yield a case for each folder of damaged files without a scan; beside a scan they refuse it."""
     homes = {i.path.parent for series in index.series if series.is_image for i in series.instances}
     for folder, error in {path.parent: error for path, error in index.damaged}.items():
         if folder not in homes:
-            name = pseudonym(key(), f"folder {folder.relative_to(root)}")
+            # The whole path, as two inputs may both have damaged files at their top.
+            name = pseudonym(key(), f"folder {folder.resolve()}")
             yield Case(f"dcm-{name}", (), error=error, is_pseudonymous=True)
 
 
@@ -149,7 +171,7 @@ def make_case(scans: Sequence[Scan], secret: bytes) -> Case:
     """Return the case of scans, one a channel."""
     from medseg.io.dicom import scan_id
 
-    group = _name_patient(scans[0].first, secret)
+    group = name_patient(scans[0].first, secret)
     return Case(scan_id(scans[0], secret), tuple(scans), group=group, is_pseudonymous=True)
 
 
@@ -157,14 +179,36 @@ def _try_case(study: Sequence[Series], fits: Sequence[list[Fit]], settings: Data
     try:
         return make_case(settle(fits, settings), secret)
     except DataError as error:
-        first = study[0].first
-        tried = {fit.series.first.series for own in fits for fit in own}
-        name = pseudonym(secret, f"study {first.study} {' '.join(sorted(tried))}")
-        group = _name_patient(first, secret)
-        return Case(f"dcm-{name}", (), group=group, error=error, is_pseudonymous=True)
+        return refuse_case(_name_refused(study, fits, secret), study[0].first, error, secret)
 
 
-def _name_patient(first: Instance, secret: bytes) -> str:
+def _name_refused(study: Sequence[Series], fits: Sequence[list[Fit]], secret: bytes) -> str:
+    """Return the id that the case has once it is good, where that is known."""
+    if len(fits[0]) == 1:
+        ((series, candidate),) = fits[0]
+        number = next(n for n, one in enumerate(series.candidates, start=1) if one is candidate)
+        return name_volume(series, number, secret)
+    tried = " ".join(sorted({fit.series.first.series for own in fits for fit in own}))
+    return f"dcm-{pseudonym(secret, f'study {study[0].first.study} {tried}')}"
+
+
+def refuse_case(name: str, first: Instance, error: DataError, secret: bytes) -> Case:
+    """Return a case that says why it is none."""
+    return Case(name, (), group=name_patient(first, secret), error=error, is_pseudonymous=True)
+
+
+def name_series(first: Instance, secret: bytes) -> str:
+    """Return a series' pseudonym: the id of its volume where it holds one."""
+    return f"dcm-{pseudonym(secret, f'{first.study} {first.series}')}"
+
+
+def name_volume(series: Series, volume: int | None, secret: bytes) -> str:
+    """Return the id of a volume by its number; that of the series where it holds one, or none is named."""
+    name = name_series(series.first, secret)
+    return f"{name}-v{volume}" if volume and len(series.candidates) > 1 else name
+
+
+def name_patient(first: Instance, secret: bytes) -> str:
     """Return the patient's pseudonym; without a patient id every study counts as a patient."""
     return "pat-" + pseudonym(secret, f"patient {first.patient}" if first.patient else f"study {first.study}")
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.core.errors import DataError
-from medseg.data.cases import Case, confine, distinct_channels, make_id
+from medseg.data.cases import Case, Key, confine, distinct_channels, make_id, no_key
 from medseg.data.series import list_fits, require_distinct, settle_one
 from medseg.data.settings import Data
-from medseg.data.studies import Wanted, read_index
+from medseg.data.studies import Wanted, name_patient, read_index
 from medseg.io import is_image, looks_like_dicom
 
 if TYPE_CHECKING:
@@ -30,8 +30,16 @@ def is_table(path: Path) -> bool:
     return path.is_file() and path.suffix in {".csv", ".json"}
 
 
-def read_table(path: Path, settings: Data, wanted: Wanted | None = None) -> list[Case]:
+def read_table(path: Path, settings: Data, key: Key = no_key, wanted: Wanted | None = None) -> list[Case]:
     """Read a CSV or JSON list of cases: id, <channel names>, [label], [group].
+
+    Without a group, DICOM scans count as their patient's, as they do in a folder.
+
+    Args:
+        path: The table.
+        settings: Channels and labels.
+        key: For the pseudonyms of patients.
+        wanted: What the user says of DICOM inputs.
 
     Raises:
         DataError: Missing columns or paths that leave the table's folder.
@@ -49,8 +57,14 @@ def read_table(path: Path, settings: Data, wanted: Wanted | None = None) -> list
         group = row.get("group")
         known = group not in (None, "")
         case = Case(make_id(str(row["id"])), images, label, make_id(str(group)) if known else "")
-        cases.append(_resolve(case, settings, wanted or Wanted()))
+        cases.append(_name_group(_resolve(case, settings, wanted or Wanted()), key))
     return cases
+
+
+def _name_group(case: Case, key: Key) -> Case:
+    """Return the case with its patient where the table names no group: two rows may be one patient's."""
+    scans = [image for image in case.images if not isinstance(image, Path)]
+    return case if case.group or not scans else replace(case, group=name_patient(scans[0].first, key()))
 
 
 def _resolve(case: Case, settings: Data, wanted: Wanted) -> Case:
@@ -80,7 +94,13 @@ def _resolve_images(case: Case, settings: Data, wanted: Wanted) -> tuple[Path | 
             images.append(settle_one(list_fits(series, channel.series), name, channel.series))
         else:
             images.append(path)
-    require_distinct([image for image in images if not isinstance(image, Path)])
+    scans = require_distinct([image for image in images if not isinstance(image, Path)])
+    if len({scan.first.patient for scan in scans}) > 1:
+        raise DataError(
+            "the channels are scans of different patients",
+            hint="correct the row; medseg never mixes patients",
+            code="DICOM_MIXED_PATIENTS",
+        )
     return tuple(images)
 
 

@@ -94,8 +94,12 @@ def mask_suffix(image: Path | Scan) -> str:
     return ".png" if is_picture else ".nii.gz"
 
 
-def read_volume(image: Path | Scan) -> Volume:
+def read_volume(image: Path | Scan, notes: set[str] | None = None) -> Volume:
     """Read an image as (C, I, J, K).
+
+    Args:
+        image: A file, or the scan that was chosen of DICOM files.
+        notes: Gets codes of warnings that only the voxels tell.
 
     Raises:
         DataError: With one of the codes above.
@@ -104,7 +108,7 @@ def read_volume(image: Path | Scan) -> Volume:
         return _format_of(image).read(image)
     from medseg.io.dicom import read_scan
 
-    return read_scan(image)
+    return read_scan(image, notes)
 
 
 def read_labels(label: Path | DicomLabel) -> Labels:

@@ -12,16 +12,18 @@ from medseg.core.errors import DataError, FormatError, ResourceError, is_out_of_
 from medseg.core.files import make_folder, sweep
 from medseg.core.volume import Volume
 from medseg.data.cases import Case, pseudonymize, read_key
+from medseg.data.checks import hash_files, require_unchanged
+from medseg.data.loading import tell_notes
 from medseg.io import list_files, mask_suffix, read_volume, write_volume
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.scans import Request, find_scans, refuse_inputs_in, safe_word
-from medseg.workflows.sidecar import find_versions, hash_files, is_done, write_sidecar
+from medseg.workflows.sidecar import clear_refused, find_versions, hash_outputs, is_done, write_sidecar
 
 if TYPE_CHECKING:
     from medseg.io.dicom import Scan
 
-HIGH_BITS = ("DICOM_HIGH_BITS", "bits outside those that hold the value were in use, and are left out")
+SUFFIXES = (".nii.gz", ".json")
 
 
 def convert(
@@ -76,15 +78,14 @@ def convert_case(case: Case, out: Path, request: Request) -> CaseResult:
         shortage = ResourceError("out of memory", hint=hint, code="OUT_OF_MEMORY")
         result = CaseResult.of_error(case.id, shortage, "failed")
     if result.status in {"rejected", "failed"}:
-        for name in output_names(case.id):
-            (out / name).unlink(missing_ok=True)
+        clear_refused(out, case, result.code, SUFFIXES)
     result.seconds = time.perf_counter() - started
     return result
 
 
 def output_names(case_id: str) -> list[str]:
     """Return what converting a case writes; the sidecar comes last."""
-    return [f"{case_id}.nii.gz", f"{case_id}.json"]
+    return [f"{case_id}{suffix}" for suffix in SUFFIXES]
 
 
 def _convert(case: Case, out: Path, request: Request) -> CaseResult:
@@ -92,38 +93,35 @@ def _convert(case: Case, out: Path, request: Request) -> CaseResult:
         raise case.error
     (image,) = case.images
     outputs = output_names(case.id)
-    identity = {
-        "input_sha256": hash_files(list_files(image)),
+    identity: dict[str, Any] = {
+        "input_sha256": hash_files(case)[0],
         "model_sha256": None,
         "settings": {} if isinstance(image, Path) else {**request.settings, "volume": image.volume},
         "versions": find_versions("numpy", *([] if isinstance(image, Path) else ["pydicom"])),
     }
     if is_done(out, case.id, outputs, identity):
         return CaseResult(case.id, "skipped", outputs=outputs)
-    volume, warnings = _read(image)
+    notes: set[str] = set()
+    volume = _read(image, notes)
+    require_unchanged(case, identity["input_sha256"])
+    warnings = [*case.warnings, *tell_notes(notes)]
     # A sidecar vouches for what lies beside it: the old one goes first, or a kill in between made it lie.
     (out / outputs[1]).unlink(missing_ok=True)
     write_volume(out / outputs[0], volume)
-    grid = volume.geometry
+    made, grid = hash_outputs(out, outputs), volume.geometry
     about = describe_scan(image, grid.shape[2])
-    write_sidecar(out / outputs[1], identity, grid, labels={}, warnings=warnings, scan=about)
+    write_sidecar(out / outputs[1], identity, grid, outputs=made, labels={}, warnings=warnings, scan=about)
     return CaseResult(case.id, "done", warnings=warnings, outputs=outputs)
 
 
-def _read(image: Path | Scan) -> tuple[Volume, list[tuple[str, str]]]:
-    if isinstance(image, Path):
-        if mask_suffix(image) == ".png":
-            raise FormatError(
-                "a picture says nowhere how large its pixels are and how they lie in a patient",
-                hint="use it as it is, or convert the scan that it was made from",
-                code="PICTURE_NO_GRID",
-            )
-        return read_volume(image), []
-    from medseg.io.dicom import read_scan
-
-    notes: set[str] = set()
-    volume = read_scan(image, notes)
-    return volume, [*image.warnings, *([HIGH_BITS] if HIGH_BITS[0] in notes else [])]
+def _read(image: Path | Scan, notes: set[str]) -> Volume:
+    if mask_suffix(image) == ".png":
+        raise FormatError(
+            "a picture says nowhere how large its pixels are and how they lie in a patient",
+            hint="use it as it is, or convert the scan that it was made from",
+            code="PICTURE_NO_GRID",
+        )
+    return read_volume(image, notes)
 
 
 def describe_scan(image: Path | Scan, slices: int) -> dict[str, Any]:

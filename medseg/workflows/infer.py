@@ -17,9 +17,9 @@ from medseg.core.errors import ConfigError, DataError, ResourceError, is_out_of_
 from medseg.core.files import make_folder, sweep
 from medseg.core.volume import Labels
 from medseg.data.cases import Case, pseudonymize, read_key
-from medseg.data.checks import hash_files
+from medseg.data.checks import hash_files, require_unchanged
 from medseg.data.inputs import find_inputs
-from medseg.data.loading import load_image
+from medseg.data.loading import load_image, tell_notes
 from medseg.data.preprocess import preprocess_image
 from medseg.data.settings import Data
 from medseg.data.studies import Wanted
@@ -27,10 +27,10 @@ from medseg.inference.model import TrainedModel, load_model
 from medseg.inference.network import choose_device
 from medseg.inference.segment import Segmenter
 from medseg.io import write_labels, write_probabilities
-from medseg.workflows.outputs import plan_outputs, write_objects
+from medseg.workflows.outputs import SUFFIXES, plan_outputs, write_objects
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
-from medseg.workflows.sidecar import find_versions, is_done, write_sidecar
+from medseg.workflows.sidecar import clear_refused, find_versions, hash_outputs, is_done, write_sidecar
 
 if TYPE_CHECKING:
     from medseg.io.dicom.scan import Scan
@@ -132,6 +132,9 @@ def infer_case(
         hint = "use --device cpu or a machine with more memory"
         shortage = ResourceError("out of memory", hint=hint, code="OUT_OF_MEMORY")
         result = CaseResult.of_error(case.id, shortage, "failed")
+    # A format that the case cannot have says nothing against the mask that is there.
+    if result.status in {"rejected", "failed"} and result.code != "FORMAT_NEEDS_DICOM":
+        clear_refused(out, case, result.code, SUFFIXES)
     result.seconds = time.perf_counter() - started
     return result
 
@@ -146,28 +149,25 @@ def _segment_case(
     identity = _identify(case, model, save_probabilities)
     if is_done(out, case.id, outputs.names, identity):
         return CaseResult(case.id, "skipped", outputs=outputs.names)
-    image = load_image(case, len(model.data.channels))
+    notes: set[str] = set()
+    image = load_image(case, len(model.data.channels), notes)
+    require_unchanged(case, identity["input_sha256"])
     array, placement = preprocess_image(image, model.plan)
     labels, probabilities = segmenter.segment(
         array, placement, with_probabilities=outputs.probabilities is not None
     )
-    warnings = [*case.warnings, *outputs.warnings]
+    warnings = [*case.warnings, *tell_notes(notes), *outputs.warnings]
     if not labels.array.any():
         warnings.append(("MASK_EMPTY", "no voxel was segmented"))
     outputs.clear(out)
-    try:
-        write_objects(out, outputs, labels, case.images[0], model)
-        if probabilities is not None and outputs.probabilities:
-            write_probabilities(
-                out / outputs.probabilities, np.moveaxis(probabilities, 0, -1), case.images[0]
-            )
-        if outputs.mask:
-            write_mask(out / outputs.mask, labels, like=case.images[0])
-    except DataError:
-        outputs.clear(out, all_of_them=True)
-        raise
-    volumes = measure_labels(labels, model.data)
-    write_sidecar(out / f"{case.id}.json", identity, labels.geometry, labels=volumes, warnings=warnings)
+    write_objects(out, outputs, labels, case.images[0], model)
+    if probabilities is not None and outputs.probabilities:
+        write_probabilities(out / outputs.probabilities, np.moveaxis(probabilities, 0, -1), case.images[0])
+    if outputs.mask:
+        write_mask(out / outputs.mask, labels, like=case.images[0])
+    made, volumes = hash_outputs(out, outputs.names), measure_labels(labels, model.data)
+    sidecar = out / f"{case.id}.json"
+    write_sidecar(sidecar, identity, labels.geometry, outputs=made, labels=volumes, warnings=warnings)
     return CaseResult(case.id, "done", warnings=warnings, outputs=outputs.names)
 
 

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.core.errors import ConfigError, DataError
+from medseg.core.errors import DataError
 from medseg.core.geometry import Geometry
-from medseg.data.cases import Key, make_id, read_key
+from medseg.data.cases import Key, make_id, read_key, require_path
+from medseg.data.studies import mixed, name_series
 from medseg.io import is_image, read_volume, stem
 from medseg.workflows.report import CaseResult, Report
-from medseg.workflows.scans import list_scans, mixed, name_series, safe_word
+from medseg.workflows.scans import list_scans, safe_word
 
 if TYPE_CHECKING:
     from medseg.io.dicom import Candidate, Options, Series
@@ -118,8 +119,7 @@ def inspect(path: Path, *, report: Report, key_file: Path, options: Options | No
         ConfigError: INPUT_MISSING.
         DataError: NO_CASES.
     """
-    if not path.exists():
-        raise ConfigError("there is no such file or folder", hint="check the path", code="INPUT_MISSING")
+    require_path(path)
     found = Findings()
     if is_image(path):
         found.entries.append(inspect_file(path, 1))
@@ -201,7 +201,7 @@ def inspect_series(series: Series, key: Key) -> Entry:
         entry.message = f"the series holds {len(volumes)} volumes"
         entry.hint = f"choose one with --series {series.number} --volume N"
         entry.is_fault = all(one.is_fault for one in volumes)
-    entry.number, entry.name = series.number, name_series(series, key)
+    entry.number, entry.name = series.number, name_series(series.first, key())
     entry.modality = safe_word(series.first.modality)
     if not series.is_image:
         entry.slices, entry.is_fault = None, False

@@ -13,13 +13,15 @@ from medseg.core.volume import Labels
 from medseg.data.cases import Case
 from medseg.inference.model import TrainedModel
 from medseg.io import mask_suffix
+from medseg.workflows.to_dicom import OBJECTS
 
 if TYPE_CHECKING:
     from medseg.io.dicom.scan import Scan
 
-OBJECTS = {"dicom-seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
 FORMATS = ("nifti", *OBJECTS)
 PROBABILITIES = "_prob.nii.gz"
+SUFFIXES = (".nii.gz", ".png", PROBABILITIES, *OBJECTS.values(), ".json")
+"""Of all that infer may write of a case; the sidecar comes last."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,14 @@ class Outputs:
         names = [self.mask, *self.objects.values(), f"{self.case_id}.json", self.probabilities]
         return [name for name in names if name]
 
-    def clear(self, out: Path, *, all_of_them: bool = False) -> None:
+    def clear(self, out: Path) -> None:
         """Remove the old sidecar and what it vouched for and will not be written again.
 
         A kill in between would else let the sidecar lie.
         """
         (out / f"{self.case_id}.json").unlink(missing_ok=True)
-        suffixes = (".nii.gz", PROBABILITIES, *OBJECTS.values())
-        for name in {*(f"{self.case_id}{suffix}" for suffix in suffixes), *self.names}:
-            if all_of_them or name not in self.names or name == self.probabilities:
+        for name in (f"{self.case_id}{suffix}" for suffix in SUFFIXES):
+            if name not in self.names or name == self.probabilities:
                 (out / name).unlink(missing_ok=True)
 
 

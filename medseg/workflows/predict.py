@@ -13,7 +13,7 @@ from medseg.io import mask_suffix
 from medseg.workflows.infer import measure_labels, write_mask
 from medseg.workflows.progress import Progress
 from medseg.workflows.run_folder import RunFolder
-from medseg.workflows.sidecar import find_versions, is_done, write_sidecar
+from medseg.workflows.sidecar import find_versions, hash_outputs, is_done, write_sidecar
 
 
 def predict_stored(
@@ -43,6 +43,6 @@ def predict_stored(
                 labels, _ = segmenter.segment(np.asarray(case.image[:]), case.placement)
                 sidecar.unlink(missing_ok=True)  # it vouches for the mask, and a kill may come in between
                 write_mask(out / mask, labels, like=case.reference)
-                volumes = measure_labels(labels, model.data)
-                write_sidecar(sidecar, identity, labels.geometry, labels=volumes, warnings=[])
+                made, volumes = hash_outputs(out, [mask]), measure_labels(labels, model.data)
+                write_sidecar(sidecar, identity, labels.geometry, outputs=made, labels=volumes, warnings=[])
             advance(case.id)

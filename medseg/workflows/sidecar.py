@@ -5,27 +5,19 @@ Imports neither torch nor pydicom, so that every verb that writes volumes can sh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from medseg import __version__
-from medseg.core.errors import DataError
-from medseg.core.files import read_if_whole, sha256_of, sha256_of_file, write_json
+from medseg.core.files import read_if_whole, sha256_of_file, write_json
 from medseg.core.geometry import Geometry
+from medseg.data.cases import Case
 
-
-def hash_files(files: Sequence[Path]) -> str:
-    """Return the SHA-256 of one file's bytes, or over those of several in their order.
-
-    "" where one is missing or unreadable: reading the case says so, with a code.
-    """
-    try:
-        hashes = [sha256_of_file(path) for path in files]
-    except (OSError, DataError):
-        return ""
-    return hashes[0] if len(hashes) == 1 else sha256_of(hashes)
+DICOM_ID = re.compile(r"(dcm-[0-9a-f]{12})(?:-v(\d+))?")
+"""The pseudonym of a series, and the number of a volume in it."""
 
 
 def find_versions(*packages: str) -> dict[str, str]:
@@ -34,11 +26,40 @@ def find_versions(*packages: str) -> dict[str, str]:
 
 
 def is_done(out: Path, case_id: str, outputs: Sequence[str], identity: Mapping[str, Any]) -> bool:
-    """Say whether all outputs are there and OUT/<id>.json tells of the same input, model and settings."""
-    if not all((out / name).exists() for name in outputs):
-        return False
+    """Say whether OUT/<id>.json tells of the same input, model, settings and of just these outputs.
+
+    Of two runs into one folder one may write the volume and the other the sidecar, so contents are compared.
+    """
     tree = read_if_whole(out / f"{case_id}.json")
-    return all(tree.get(key) == value for key, value in identity.items())
+    if not all(tree.get(key) == value for key, value in identity.items()):
+        return False
+    told = tree.get("outputs_sha256")
+    try:
+        return isinstance(told, dict) and hash_outputs(out, outputs).items() <= told.items()
+    except OSError:
+        return False
+
+
+def hash_outputs(out: Path, outputs: Sequence[str]) -> dict[str, str]:
+    """Return the SHA-256 of each output but the sidecar; call it as soon as they are written."""
+    return {name: sha256_of_file(out / name) for name in outputs if not name.endswith(".json")}
+
+
+def clear_refused(out: Path, case: Case, code: str | None, suffixes: Sequence[str]) -> None:
+    """Remove what earlier runs wrote of a case that is refused now.
+
+    Args:
+        out: OUT.
+        case: The refused one.
+        code: Why. A series that is refused as a whole takes the outputs of its volumes along; one that no
+            volume was chosen of does not.
+        suffixes: Of outputs and sidecar.
+    """
+    for suffix in suffixes:
+        (out / f"{case.id}{suffix}").unlink(missing_ok=True)
+    if case.is_pseudonymous and DICOM_ID.fullmatch(case.id) and code != "SERIES_AMBIGUOUS":
+        for path in out.glob(f"{case.id}-v[0-9]*"):
+            path.unlink(missing_ok=True)
 
 
 def describe_grid(grid: Geometry) -> dict[str, Any]:
@@ -51,6 +72,7 @@ def write_sidecar(
     identity: Mapping[str, Any],
     grid: Geometry,
     *,
+    outputs: Mapping[str, str],
     labels: Mapping[str, Any],
     warnings: Sequence[tuple[str, str]],
     **more: Any,
@@ -61,6 +83,7 @@ def write_sidecar(
         path: OUT/<id>.json.
         identity: input_sha256, model_sha256, settings and versions: what `is_done` compares.
         grid: Of the volume or mask beside it.
+        outputs: Of `hash_outputs`.
         labels: Label value -> {"name", "volume_ml"}.
         warnings: (code, message) pairs.
         more: What only this verb has to say.
@@ -70,6 +93,7 @@ def write_sidecar(
         {
             "id": path.name.removesuffix(".json"),
             **identity,
+            "outputs_sha256": dict(outputs),
             "grid": describe_grid(grid),
             "labels": dict(labels),
             "warnings": [{"code": code, "message": message} for code, message in warnings],

@@ -5,28 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from medseg.core.errors import ConfigError, DataError, GeometryError
-from medseg.core.files import make_folder, read_if_whole, sweep
+from medseg.core.files import make_folder, read_if_whole, sha256_of, sweep
 from medseg.core.geometry import Geometry
 from medseg.core.select import suggest
 from medseg.core.volume import Labels
-from medseg.data.cases import make_id, read_key
-from medseg.io import is_image, list_files, read_labels, stem
+from medseg.data.cases import make_id, read_key, require_path
+from medseg.data.checks import hash_image
+from medseg.data.studies import name_series
+from medseg.io import is_image, read_labels, stem
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.scans import Request, refuse_inputs_in
-from medseg.workflows.sidecar import find_versions, hash_files, is_done, write_sidecar
+from medseg.workflows.sidecar import DICOM_ID, find_versions, hash_outputs, is_done, write_sidecar
 
 if TYPE_CHECKING:
     from medseg.io.dicom import Index, Scan
 
-SUFFIXES = {"dicom-seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
+OBJECTS = {"dicom-seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
 SIDECAR = ".dicom.json"  # <id>.json beside a mask tells of the mask
 SEG_TYPES = ("binary", "labelmap")
 
@@ -36,7 +37,7 @@ class Export:
     """What is to be written.
 
     Args:
-        formats: Keys of `SUFFIXES`.
+        formats: Keys of `OBJECTS`.
         names: Label value -> name; empty: those of the sidecar beside the mask.
         seg_type: How a DICOM SEG stores its segments: one of `SEG_TYPES`.
     """
@@ -73,8 +74,7 @@ def to_dicom(
         ConfigError: INPUT_MISSING, FORMAT_UNKNOWN, OUT_HOLDS_INPUT, SERIES_UNKNOWN or VOLUME_UNKNOWN.
     """
     for path in (mask, source):
-        if not path.exists():
-            raise ConfigError("there is no such file or folder", hint="check the path", code="INPUT_MISSING")
+        require_path(path)
     if not is_image(mask):
         raise ConfigError(
             "the mask is no file of a known kind", hint="see `medseg list formats`", code="FORMAT_UNKNOWN"
@@ -85,11 +85,14 @@ def to_dicom(
     sweep(out)
     with progress.track("to-dicom", 1) as advance:
         try:
-            scan = find_source(source, case_id, request, key_file)
+            told = read_if_whole(mask.with_name(f"{stem(mask)}.json"))
+            own = str(told.get("id", ""))  # it stays where a mask and its sidecar were renamed
+            name = own if DICOM_ID.fullmatch(own) else case_id
+            scan = find_source(source, name, request, key_file)
             result = export_mask(mask, scan, out, export, request)
         except DataError as error:
             result = CaseResult.of_error(case_id, error)
-            for ending in (*SUFFIXES.values(), SIDECAR):  # of an earlier run
+            for ending in (*OBJECTS.values(), SIDECAR):  # of an earlier run
                 (out / f"{case_id}{ending}").unlink(missing_ok=True)
         result.seconds = time.perf_counter() - started
         report.add(result)
@@ -97,27 +100,42 @@ def to_dicom(
     report.write(out / "report.json")
 
 
-def find_source(source: Path, case_id: str, request: Request, key_file: Path) -> Scan:
+def find_source(source: Path, name: str, request: Request, key_file: Path) -> Scan:
     """Return the scan that a mask belongs to: the one asked for, the one with the mask's id, or the only one.
 
+    Args:
+        source: A DICOM folder.
+        name: The mask's id. One that is the id of a scan holds for no other, unless the series is asked for.
+        request: Which series, and what may be repaired.
+        key_file: The site's secret.
+
     Raises:
-        DataError: SERIES_AMBIGUOUS, NO_CASES, or why the series is refused.
+        DataError: LABEL_REFERENCE, SERIES_AMBIGUOUS, NO_CASES, or why the series is refused.
     """
-    from medseg.io.dicom import choose_scan, choose_scans, find_series, scan_id
+    from medseg.io.dicom import choose_scan, choose_scans, find_series
 
     index = find_series(source, request.options)
-    if request.series is None and request.volume is None:
-        key = partial(read_key, key_file)
-        for scan in _list_scans(index) if case_id.startswith("dcm-") else ():
-            if scan_id(scan, key()) == case_id:
-                return scan
     if request.series is None and index.series:
+        if match := DICOM_ID.fullmatch(name):
+            volume = request.volume or int(match[2] or 0) or None
+            return _find_named(index, match[1], name, volume, read_key(key_file))
         return choose_scan(index.series, volume=request.volume)
     return choose_scans(index, series=request.series, volume=request.volume)[0]
 
 
-def _list_scans(index: Index) -> list[Scan]:
-    return [one.scan for series in index.series for one in series.candidates if one.scan is not None]
+def _find_named(index: Index, series_id: str, scan_name: str, volume: int | None, secret: bytes) -> Scan:
+    from medseg.io.dicom import choose_scan, scan_id
+
+    for series in index.series:
+        if series.is_image and name_series(series.first, secret) == series_id:
+            scan = choose_scan([series], volume=volume)
+            if scan_id(scan, secret) == scan_name:
+                return scan
+    raise DataError(
+        "the mask's id is that of a scan which is not there",
+        hint="give the folder of its scan as --source, or --series N if another one is meant",
+        code="LABEL_REFERENCE",
+    )
 
 
 def export_mask(mask: Path, scan: Scan, out: Path, export: Export, request: Request) -> CaseResult:
@@ -127,14 +145,14 @@ def export_mask(mask: Path, scan: Scan, out: Path, export: Export, request: Requ
         DataError: The mask is no label map, has labels that DICOM cannot hold, or lies on another grid.
     """
     case_id = make_id(stem(mask))
-    outputs = [f"{case_id}{SUFFIXES[name]}" for name in export.formats]
+    outputs = [f"{case_id}{OBJECTS[name]}" for name in export.formats]
     labels = read_labels(mask)
     check_grid(labels, scan)
     told = read_if_whole(mask.with_name(f"{stem(mask)}.json"))
     names = name_labels(labels, export.names or read_names(told))
     maker = find_maker(told)
     identity = {
-        "input_sha256": hash_files([*list_files(mask), *scan.files]),
+        "input_sha256": sha256_of([hash_image(mask), hash_image(scan)]),
         "model_sha256": told.get("model_sha256"),
         "settings": {**request.settings, "seg_type": export.seg_type, "formats": list(export.formats)},
         "versions": find_versions("numpy", "pydicom"),
@@ -155,7 +173,8 @@ def export_mask(mask: Path, scan: Scan, out: Path, export: Export, request: Requ
             how: Literal["labelmap", "binary"] = "labelmap" if export.seg_type == "labelmap" else "binary"
             write_seg(out / output, labels, scan, names, kind=how, algorithm=maker)
     warnings = [] if labels.array.any() else [("MASK_EMPTY", "no finding: the mask holds background only")]
-    write_sidecar(out / sidecar, identity, labels.geometry, labels={}, warnings=warnings)
+    made = hash_outputs(out, outputs)
+    write_sidecar(out / sidecar, identity, labels.geometry, outputs=made, labels={}, warnings=warnings)
     return CaseResult(case_id, "done", warnings=warnings, outputs=[*outputs, sidecar])
 
 

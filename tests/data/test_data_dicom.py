@@ -1,5 +1,6 @@
 """DICOM folders as cases: which scan is which channel, which object its label, and what they are called."""
 
+import os
 import pickle
 import re
 import shutil
@@ -131,6 +132,37 @@ def test_damaged_files_apart_from_any_scan_are_a_case_that_says_so(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other/a.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\x02\0\0\0UL\4\0")
     assert sorted(code_of(case) or "" for case in inputs(tmp_path)) == ["", "DICOM_DAMAGED"]
+
+
+def test_damaged_files_of_two_inputs_have_two_names(tmp_path):
+    for n, name in enumerate("ab"):
+        write_series(tmp_path / name / "ct", study=n)
+        (tmp_path / name / "x.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\x02\0\0\0UL\4\0")
+    cases = inputs(tmp_path / "a", tmp_path / "b")
+    assert len({case.id for case in cases}) == 4
+
+
+@pytest.mark.parametrize("wanted", [{}, {"series": "1"}], ids=["rule", "asked for"])
+def test_a_refused_scan_keeps_the_name_that_it_has_as_a_good_one(tmp_path, wanted):
+    write_series(tmp_path)
+    (good,) = inputs(tmp_path, **wanted)
+    (tmp_path / "slice_002.dcm").unlink()
+    (bad,) = inputs(tmp_path, **wanted)
+    assert code_of(bad) == "DICOM_GAP" and (bad.id, bad.patient) == (good.id, good.patient)
+
+
+@pytest.mark.parametrize("wanted", [{}, {"series": "1"}], ids=["rule", "asked for"])
+def test_a_refused_volume_keeps_its_name_too(tmp_path, wanted):
+    write_echoes(tmp_path)
+    (good,) = inputs(tmp_path, volume=2, **wanted)
+    (tmp_path / "007").unlink()
+    (bad,) = inputs(tmp_path, volume=2, **wanted)
+    assert code_of(bad) == "DICOM_GAP" and bad.id == good.id
+
+
+def test_a_pipe_is_neither_file_nor_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert refuse(lambda: inputs(tmp_path / "pipe"), ConfigError) == "INPUT_MISSING"
 
 
 def test_a_refused_study_is_a_case_and_the_others_go_on(tmp_path):
@@ -429,6 +461,30 @@ def test_a_row_that_is_not_clear_is_refused_alone(tmp_path, row, code):
     assert {case.id: code_of(case) or "" for case in cohort(table)} == {"a": code, "z": ""}
 
 
+def test_channels_of_two_patients_are_no_case(tmp_path):
+    for n, name in enumerate(("CT", "MR")):
+        write_series(tmp_path / name, kind=name, study=n, patient=f"P-{n}")
+    (tmp_path / "t.csv").write_text("id,CT,MR\na,CT,MR\n")
+    channels = {name: Channel() for name in ("CT", "MR")}
+    (case,) = inputs(tmp_path / "t.csv", settings=make_data(channels=channels))
+    assert code_of(case) == "DICOM_MIXED_PATIENTS" and case.images == ()
+
+
+def test_rows_of_one_patient_stay_together_where_no_group_is_given(tmp_path):
+    for n, patient in enumerate(("P-1", "P-1", "P-2")):
+        write_series(tmp_path / str(n), study=n + 1, patient=patient)
+    first, second, other = inputs(write_table(tmp_path, "a,0,", "b,1,", "c,2,"))
+    assert first.patient == second.patient != other.patient
+    (found,) = inputs(tmp_path / "0")
+    assert first.patient == found.patient
+
+
+def test_the_group_of_a_row_goes_before_the_patient_of_its_files(tmp_path):
+    write_series(tmp_path / "ct")
+    (tmp_path / "t.csv").write_text("id,c0,group\na,ct,G7\n")
+    assert [case.patient for case in inputs(tmp_path / "t.csv")] == ["G7"]
+
+
 def test_channels_of_a_row_are_picked_by_their_rules_in_one_folder(tmp_path):
     write_study(tmp_path, 0, kinds=("CT", "MR"))
     (tmp_path / "t.csv").write_text("id,CT,MR\na,.,.\n")
@@ -456,6 +512,21 @@ def test_the_hash_of_a_scan_holds_its_files_and_what_is_made_of_them(tmp_path):
     assert hash_files(inputs(tmp_path, volume=1)[0])[0] not in hashes
 
 
+@pytest.mark.parametrize("old", ["slope", "pixels"])
+def test_the_hash_of_a_scan_holds_what_its_headers_said(tmp_path, old):
+    write_series(tmp_path)
+    (case,) = inputs(tmp_path)
+    (scan,) = case.images
+    frame = scan.frames[1]
+    if old == "slope":
+        other = replace(frame, slope=2.0)
+    else:
+        pixels = replace(frame.instance.pixels, is_signed=not frame.instance.pixels.is_signed)
+        other = replace(frame, instance=replace(frame.instance, pixels=pixels))
+    before = replace(scan, frames=(scan.frames[0], other, *scan.frames[2:]))
+    assert hash_files(replace(case, images=(before,))) != hash_files(case)
+
+
 def test_a_scan_lists_its_files_and_its_label_its_own(tmp_path):
     write_study(tmp_path, 0)
     (case,) = cohort(tmp_path, rois=ROIS)
@@ -468,6 +539,19 @@ def test_what_is_odd_about_a_scan_is_a_warning_of_its_check(tmp_path):
     write_structures(tmp_path / "rs.dcm", label, tmp_path / "ct")
     (case,) = cohort(tmp_path, rois=ROIS)
     assert [code for code, _ in check_case(case, make_data(rois=ROIS)).warnings] == ["DICOM_FEWER_IMAGES"]
+
+
+def test_what_only_the_pixels_tell_is_a_warning_of_its_check(tmp_path):
+    write_study(tmp_path, 0)
+    for path in sorted((tmp_path / "CT/image").iterdir()):
+        dataset = dcmread(path)
+        dataset.BitsStored, dataset.HighBit = 12, 11
+        words = np.frombuffer(dataset.PixelData, np.uint16) & 0x0FFF
+        dataset.PixelData = (words ^ 0x4000).tobytes()
+        dataset.save_as(path)
+    (case,) = cohort(tmp_path, rois=ROIS)
+    record = check_case(case, make_data(rois=ROIS))
+    assert record.is_usable and [code for code, _ in record.warnings] == ["DICOM_HIGH_BITS"]
 
 
 def test_masks_and_probabilities_must_lie_on_the_grid_of_their_scan(tmp_path):

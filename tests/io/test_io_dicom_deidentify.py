@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmread
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import DicomDictionary, dictionary_is_retired, keyword_for_tag
 from pydicom.encaps import encapsulate
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     BasicTextSRStorage,
@@ -25,12 +26,13 @@ from medseg.core.errors import DataError
 from medseg.io.dicom.deidentify import deidentify_file, may_show_text
 from medseg.io.dicom.elements import read_meta
 from medseg.io.dicom.identifiers import split_name, write_date
-from medseg.io.dicom.profile import TABLE, Policy
+from medseg.io.dicom.profile import TABLE, Policy, find_action
 from tests.dicom_cleaned import NAMES, PLAIN, SHIFT, clean, clean_slice
 from tests.dicom_enhanced import one_item
 from tests.dicom_files import Grid, Plan, Store, make_header, make_slice, make_uid, save
 from tests.dicom_patient import count_errors, write_patient
 from tests.dicom_planted import PATIENT_ID, Planted, is_in, plant, plant_file
+from tests.dicom_seeds import rename_syntax
 
 KINDS = ("CT", "MR", "enhanced", "RTSTRUCT", "SEG")
 POLICIES = (PLAIN, SHIFT)
@@ -142,6 +144,35 @@ def test_of_what_the_table_does_not_list_personal_groups_go_and_codes_stay(tmp_p
     )
     assert "PatientSpeciesDescription" not in made
     assert made.ProcedureCodeSequence[0].LongCodeValue == "a-long-code-of-17"
+
+
+def test_retired_order_numbers_go(tmp_path: Path):
+    words = (
+        *("PlacerOrderNumberProcedure", "FillerOrderNumberProcedure"),
+        *("PlacerOrderNumberImagingServiceRequestRetired", "FillerOrderNumberImagingServiceRequestRetired"),
+    )
+    made = clean_slice(tmp_path, **dict.fromkeys(words, "ORD-77120"), ImageID="of ORD-77120")
+    assert not [word for word in words if word in made] and made.ImageID == "REMOVED"
+
+
+def test_of_retired_attributes_only_those_that_the_table_lists_are_more_than_removed():
+    retired = [tag for tag in DicomDictionary if dictionary_is_retired(tag) and tag not in TABLE]
+    assert len(retired) > 300
+    for policy in (PLAIN, SHIFT, Policy(keep_device=True)):
+        assert {find_action(Tag(tag), None, policy)[0] for tag in retired} == {"remove"}
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("OwnerID", "StorageMediaFileSetID", "ContactDisplayName", "ComponentWelderIDs", "BoardingPassID"),
+        *("DoseComment", "SystemStatusComment", "TestResultComment", "SubstanceAdministrationNotes"),
+        *("FrameOfReferenceTransformationComment", "HangingProtocolCreator", "NTPSourceAddress"),
+        *("HangingProtocolUserGroupName", "WorklistLabel"),
+    ],
+)
+def test_comments_and_owners_that_the_table_does_not_list_go(tmp_path: Path, word: str):
+    assert word not in clean_slice(tmp_path, **{word: "he told me"})
 
 
 def test_a_short_name_is_no_reason_to_remove_a_longer_word(tmp_path: Path):
@@ -278,6 +309,15 @@ def test_a_file_that_ends_inside_a_sequence_is_refused(patient, tmp_path: Path):
     dataset["RTROIObservationsSequence"].is_undefined_length = True
     dataset.save_as(tmp_path / "whole.dcm")
     (tmp_path / "source.dcm").write_bytes((tmp_path / "whole.dcm").read_bytes()[:-12])
+    with pytest.raises(DataError) as caught:
+        clean(tmp_path / "source.dcm", tmp_path / "target.dcm")
+    assert caught.value.code == "DICOM_DAMAGED" and not (tmp_path / "target.dcm").exists()
+
+
+def test_a_file_that_cannot_be_put_together_again_leaves_no_half_of_one(tmp_path: Path):
+    save(tmp_path / "native.dcm", make_slice(Grid(), 0, Plan()))
+    claimed = rename_syntax((tmp_path / "native.dcm").read_bytes(), "1.2.840.10008.1.2.4.70")
+    (tmp_path / "source.dcm").write_bytes(claimed)
     with pytest.raises(DataError) as caught:
         clean(tmp_path / "source.dcm", tmp_path / "target.dcm")
     assert caught.value.code == "DICOM_DAMAGED" and not (tmp_path / "target.dcm").exists()

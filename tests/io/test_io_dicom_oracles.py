@@ -124,6 +124,7 @@ def agree(ours: Canonical, theirs: Canonical, limit_mm: float) -> bool:
 def test_oracle_agrees_unless_it_is_wrong(oracle: str, name: str, tmp_path: Path) -> None:
     folder, _ = build(name)
     ours = read_scans(folder)
+    assert ours
     if oracle == "dcm2niix":
         theirs = [list(run_dcm2niix(folder, tmp_path / "out"))] * len(ours)
     else:

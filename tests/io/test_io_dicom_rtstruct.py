@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import nibabel as nib
@@ -8,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -97,6 +99,58 @@ def test_a_contour_without_points_encloses_nothing(scan: Scan, tmp_path: Path) -
     empty.NumberOfContourPoints, empty.ContourData = 0, None
     dataset.save_as(path)
     assert read_rtstruct(path, scan, ROI).array.sum(axis=(0, 1)).tolist() == [0, 3, 0, 0, 0]
+
+
+def split(dataset: Dataset, *ends: int) -> None:
+    """Spread the contours of structure 1 over two items, the second from each of `ends` on."""
+    first, other = dataset.ROIContourSequence
+    second, contours = deepcopy(first), list(first.ContourSequence)
+    first.ContourSequence, second.ContourSequence = contours[: ends[0]], contours[ends[-1] :]
+    dataset.ROIContourSequence = [first, other, second]
+
+
+def test_contours_of_a_structure_in_several_items_are_all_read(scan: Scan, tmp_path: Path) -> None:
+    path = tmp_path / "rt.dcm"
+    dataset = draw(scan, path, *(rectangle((0, 0), (2, 0), k * STEP_MM) for k in (0, 1, 3)))
+    split(dataset, 1)
+    dataset.save_as(path)
+    assert read_rtstruct(path, scan, ROI).array.sum(axis=(0, 1)).tolist() == [3, 3, 0, 3, 0]
+
+
+def test_items_of_a_structure_that_meet_on_a_slice_are_refused(scan: Scan, tmp_path: Path) -> None:
+    path = tmp_path / "rt.dcm"
+    dataset = draw(scan, path, *(rectangle((0, 0), (2, 0), k * STEP_MM) for k in (0, 1)))
+    split(dataset, 2, 1)
+    dataset.save_as(path)
+    assert code_of(lambda: read_rtstruct(path, scan, ROI)) == "DICOM_CONTOUR"
+
+
+def test_contours_of_an_unlisted_structure_are_not_taken_for_nothing(scan: Scan, tmp_path: Path) -> None:
+    path = tmp_path / "rt.dcm"
+    dataset = draw(scan, path, rectangle((0, 0), (2, 0)))
+    dataset.ROIContourSequence[0].ReferencedROINumber = 9
+    dataset.save_as(path)
+    assert code_of(lambda: read_rtstruct(path, scan, ROI)) == "DICOM_HEADER"
+
+
+def test_contours_of_an_unlisted_structure_beside_whole_ones_do_not_matter(
+    scan: Scan, tmp_path: Path
+) -> None:
+    path = tmp_path / "rt.dcm"
+    dataset = draw(scan, path, rectangle((0, 0), (2, 0)), into=2)
+    dataset.ROIContourSequence[0].ReferencedROINumber = 9
+    dataset.save_as(path)
+    assert read_rtstruct(path, scan, {"two": 1}).array.sum() == 3
+
+
+@pytest.mark.parametrize("number", [None, -1])
+def test_a_structure_without_a_number_is_refused(scan: Scan, tmp_path: Path, number: int | None) -> None:
+    path = tmp_path / "rt.dcm"
+    dataset = draw(scan, path, rectangle((0, 0), (2, 0)))
+    dataset.StructureSetROISequence[0].add(DataElement("ROINumber", "IS", number))
+    dataset.ROIContourSequence[0].add(DataElement("ReferencedROINumber", "IS", number))
+    dataset.save_as(path)
+    assert code_of(lambda: read_rtstruct(path, scan, ROI)) == "DICOM_HEADER"
 
 
 def test_heights_rounded_to_a_tenth_of_a_step_are_taken(scan: Scan, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,8 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.uid import MRImageStorage
 
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Labels
@@ -15,7 +19,7 @@ from medseg.io.dicom import Scan
 from medseg.io.dicom.rtstruct import read_rtstruct, write_rtstruct
 from medseg.io.dicom.slices import to_source
 from tests.builders import make_rotation
-from tests.dicom_edits import drop, put
+from tests.dicom_edits import both, drop, put, raw
 from tests.dicom_files import Edit, Grid, to_vector, write_series
 from tests.dicom_labels import (
     AS_THEY_ARE,
@@ -231,6 +235,16 @@ def test_a_source_without_a_frame_of_reference_gets_one_from_its_series(tmp_path
     )
 
 
+def test_nothing_of_a_header_is_printed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scan = make_scan(tmp_path, edit=both(SPOILT, raw("FrameOfReferenceUID", b"DOE.JOHN")))
+    with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        write_rtstruct(tmp_path / "rt.dcm", make_labels(scan), scan, NAMES)
+    assert (caplog.text, *capfd.readouterr(), warned) == ("", "", "", [])
+
+
 def test_a_source_without_uids_cannot_be_referred_to(scan: Scan, tmp_path: Path) -> None:
     frames = tuple(replace(frame, instance=replace(frame.instance, sop_instance="")) for frame in scan.frames)
     nameless = replace(scan, frames=frames)
@@ -249,3 +263,57 @@ def test_structures_on_real_scans_are_valid_and_read_back(
     np.testing.assert_array_equal(
         read_rtstruct(tmp_path / "rt.dcm", scan, {"one": 1, "two": 2}).array, labels.array
     )
+
+
+def moved(dataset: Dataset, k: int) -> None:
+    """Say every position anew: all slices a metre higher."""
+    dataset.ImagePositionPatient[2] += 1000
+
+
+def test_slices_of_one_uid_cannot_be_referred_to(tmp_path: Path) -> None:
+    scan = make_scan(tmp_path, edit=put(SOPInstanceUID="1.2.3"))
+    labels = make_labels(scan)
+    assert code_of(lambda: write_rtstruct(tmp_path / "x.dcm", labels, scan, NAMES)) == "LABEL_REFERENCE"
+    assert not (tmp_path / "x.dcm").exists()
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"])
+def test_several_uids_in_place_of_one_cannot_be_referred_to(tmp_path: Path, keyword: str) -> None:
+    scan = make_scan(tmp_path, edit=raw(keyword, b"1.2\\3.4"))
+    labels = make_labels(scan)
+    assert code_of(lambda: write_rtstruct(tmp_path / "x.dcm", labels, scan, NAMES)) == "LABEL_REFERENCE"
+
+
+def test_a_source_that_is_gone_is_told(scan: Scan, tmp_path: Path) -> None:
+    scan.files[0].unlink()
+    labels = make_labels(scan)
+    assert code_of(lambda: write_rtstruct(tmp_path / "x.dcm", labels, scan, NAMES)) == "FILE_UNREADABLE"
+
+
+CORRECTED = {
+    "patient": put(PatientName="Nobody^Corrected"),
+    "study": put(StudyID="another"),
+    "position": moved,
+    "kind": put(SOPClassUID=MRImageStorage),
+}
+
+
+@pytest.mark.parametrize("change", CORRECTED)
+def test_a_corrected_source_gives_another_instance(tmp_path: Path, change: str) -> None:
+    labels = make_labels(make_scan(tmp_path / "a"))
+    uids = set()
+    for name, edit in (("a", None), ("b", CORRECTED[change])):
+        scan = make_scan(tmp_path / name, edit=edit)
+        write_rtstruct(tmp_path / name / "x.dcm", Labels(labels.array, scan.geometry), scan, NAMES)
+        uids.add(pydicom.dcmread(tmp_path / name / "x.dcm").SOPInstanceUID)
+    assert len(uids) == 2
+
+
+SEVERAL = both(raw("PatientName", b"Nobody\\No^One"), raw("ReferringPhysicianName", b"A^B\\C^D", "PN"))
+
+
+def test_several_names_of_one_patient_become_one(tmp_path: Path) -> None:
+    scan = make_scan(tmp_path, edit=SEVERAL)
+    write_rtstruct(tmp_path / "x.dcm", make_labels(scan), scan, NAMES)
+    assert pydicom.dcmread(tmp_path / "x.dcm").PatientName == "Nobody No^One"
+    assert find_errors(tmp_path / "x.dcm") == []

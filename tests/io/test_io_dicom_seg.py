@@ -7,6 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.pixels import pack_bits
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
@@ -180,6 +181,59 @@ def test_a_segmentation_of_another_series_or_space_is_refused(
     edit(dataset)
     dataset.save_as(written)
     assert code_of(lambda: read_seg(written, scan, BY_NAME)) == "LABEL_REFERENCE"
+
+
+@pytest.mark.parametrize("number", [7, 0, 65535, None])
+def test_frames_of_a_segment_that_is_not_described_are_refused(
+    scan: Scan, written: Path, number: int | None
+) -> None:
+    dataset = pydicom.dcmread(written)
+    for group in dataset.PerFrameFunctionalGroupsSequence[:5]:
+        (item,) = group.SegmentIdentificationSequence
+        item.ReferencedSegmentNumber = number
+    dataset.save_as(written)
+    assert code_of(lambda: read_seg(written, scan, {"two": 2})) == "DICOM_HEADER"
+
+
+@pytest.mark.parametrize("number", [99999, 65536, -2, None])
+def test_numbers_that_no_segment_can_have_are_refused(scan: Scan, written: Path, number: int | None) -> None:
+    dataset = pydicom.dcmread(written)
+    dataset.SegmentSequence[0].add(DataElement("SegmentNumber", "IS", number))
+    dataset.save_as(written, enforce_file_format=False)
+    assert code_of(lambda: read_seg(written, scan, {"one": 1})) == "DICOM_HEADER"
+
+
+@pytest.fixture
+def label_map(scan: Scan, tmp_path: Path) -> Path:
+    write_seg(tmp_path / "seg.dcm", make_labels(scan), scan, NAMES, kind="labelmap")
+    return tmp_path / "seg.dcm"
+
+
+def test_a_pixel_of_a_label_map_that_no_segment_describes_is_refused(scan: Scan, label_map: Path) -> None:
+    dataset = pydicom.dcmread(label_map)
+    pixels = bytearray(dataset.PixelData)
+    pixels[-2] = 3
+    dataset.PixelData = bytes(pixels)
+    dataset.save_as(label_map)
+    assert code_of(lambda: read_seg(label_map, scan, {"one": 1})) == "DICOM_HEADER"
+
+
+def test_segments_of_a_label_map_that_are_not_asked_for_are_left_out(scan: Scan, label_map: Path) -> None:
+    expected = (make_labels(scan).array == 2) * 5
+    np.testing.assert_array_equal(read_seg(label_map, scan, {"two": 5}).array, expected)
+
+
+@pytest.mark.parametrize("maximum", [0, 256, None])
+def test_an_impossible_maximum_of_fractions_is_refused(
+    scan: Scan, tmp_path: Path, maximum: int | None
+) -> None:
+    path = tmp_path / "seg.dcm"
+    shares = np.zeros((1, *scan.geometry.shape))
+    write_seg(path, paint(scan, 1), scan, {1: "one"}, kind="fractional", probabilities=shares)
+    dataset = pydicom.dcmread(path)
+    dataset.MaximumFractionalValue = maximum
+    dataset.save_as(path)
+    assert code_of(lambda: read_seg(path, scan, {"one": 1})) == "DICOM_HEADER"
 
 
 def test_compressed_label_maps_are_read(scan: Scan, tmp_path: Path) -> None:

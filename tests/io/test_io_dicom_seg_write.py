@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import subprocess
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pydicom
 import pytest
 import SimpleITK
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import MRImageStorage
 
 from medseg.core.errors import ConfigError, DataError
 from medseg.core.geometry import Geometry
@@ -19,7 +22,7 @@ from medseg.io.dicom import Scan
 from medseg.io.dicom.derived import list_structures
 from medseg.io.dicom.seg import read_seg, write_seg
 from medseg.io.dicom.slices import reorder, to_source
-from tests.dicom_edits import drop, put
+from tests.dicom_edits import both, drop, put, raw
 from tests.dicom_files import Edit
 from tests.dicom_labels import (
     AS_THEY_ARE,
@@ -253,10 +256,19 @@ def test_what_the_source_lacks_or_spoils_does_not_make_the_object_invalid(tmp_pa
 def test_nothing_of_a_header_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    scan = make_scan(tmp_path, edit=SPOILT)
-    with caplog.at_level(logging.DEBUG):
+    scan = make_scan(tmp_path, edit=both(SPOILT, raw("FrameOfReferenceUID", b"DOE.JOHN")))
+    with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
         write_seg(tmp_path / "seg.dcm", make_labels(scan), scan, NAMES)
-    assert "no name at all" not in caplog.text + "".join(capfd.readouterr())
+    assert (caplog.text, *capfd.readouterr(), warned) == ("", "", "", [])
+
+
+@pytest.mark.parametrize("value", [b"abc", b"1e400", b"-2", b"0"])
+def test_an_impossible_thickness_is_replaced_by_the_step_of_the_slices(tmp_path: Path, value: bytes) -> None:
+    scan = make_scan(tmp_path, edit=raw("SliceThickness", value))
+    write_seg(tmp_path / "seg.dcm", make_labels(scan), scan, NAMES)
+    (shared,) = pydicom.dcmread(tmp_path / "seg.dcm").SharedFunctionalGroupsSequence
+    assert shared.PixelMeasuresSequence[0].SliceThickness == 3.0
 
 
 def test_labels_on_another_grid_are_refused(scan: Scan, tmp_path: Path) -> None:
@@ -303,3 +315,57 @@ def test_segments_on_real_scans_are_valid_and_read_back(
     write_seg(tmp_path / "seg.dcm", labels, scan, NAMES)
     assert find_errors(tmp_path / "seg.dcm") == []
     np.testing.assert_array_equal(read_seg(tmp_path / "seg.dcm", scan, BY_NAME).array, labels.array)
+
+
+def moved(dataset: Dataset, k: int) -> None:
+    """Say every position anew: all slices a metre higher."""
+    dataset.ImagePositionPatient[2] += 1000
+
+
+def test_slices_of_one_uid_cannot_be_referred_to(tmp_path: Path) -> None:
+    scan = make_scan(tmp_path, edit=put(SOPInstanceUID="1.2.3"))
+    labels = make_labels(scan)
+    assert code_of(lambda: write_seg(tmp_path / "x.dcm", labels, scan, NAMES)) == "LABEL_REFERENCE"
+    assert not (tmp_path / "x.dcm").exists()
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"])
+def test_several_uids_in_place_of_one_cannot_be_referred_to(tmp_path: Path, keyword: str) -> None:
+    scan = make_scan(tmp_path, edit=raw(keyword, b"1.2\\3.4"))
+    labels = make_labels(scan)
+    assert code_of(lambda: write_seg(tmp_path / "x.dcm", labels, scan, NAMES)) == "LABEL_REFERENCE"
+
+
+def test_a_source_that_is_gone_is_told(scan: Scan, tmp_path: Path) -> None:
+    scan.files[0].unlink()
+    labels = make_labels(scan)
+    assert code_of(lambda: write_seg(tmp_path / "x.dcm", labels, scan, NAMES)) == "FILE_UNREADABLE"
+
+
+CORRECTED = {
+    "patient": put(PatientName="Nobody^Corrected"),
+    "study": put(StudyID="another"),
+    "position": moved,
+    "kind": put(SOPClassUID=MRImageStorage),
+}
+
+
+@pytest.mark.parametrize("change", CORRECTED)
+def test_a_corrected_source_gives_another_instance(tmp_path: Path, change: str) -> None:
+    labels = make_labels(make_scan(tmp_path / "a"))
+    uids = set()
+    for name, edit in (("a", None), ("b", CORRECTED[change])):
+        scan = make_scan(tmp_path / name, edit=edit)
+        write_seg(tmp_path / name / "x.dcm", Labels(labels.array, scan.geometry), scan, NAMES)
+        uids.add(pydicom.dcmread(tmp_path / name / "x.dcm").SOPInstanceUID)
+    assert len(uids) == 2
+
+
+SEVERAL = both(raw("PatientName", b"Nobody\\No^One"), raw("ReferringPhysicianName", b"A^B\\C^D", "PN"))
+
+
+def test_several_names_of_one_patient_become_one(tmp_path: Path) -> None:
+    scan = make_scan(tmp_path, edit=SEVERAL)
+    write_seg(tmp_path / "x.dcm", make_labels(scan), scan, NAMES)
+    assert pydicom.dcmread(tmp_path / "x.dcm").PatientName == "Nobody No^One"
+    assert find_errors(tmp_path / "x.dcm") == []

@@ -52,6 +52,11 @@ def test_without_a_mapping_structures_are_called_as_the_labels() -> None:
     assert match(STRUCTURES, {}, {0: "background", 1: "lung LEFT", 4: "gtv node"}) == {2: 1, 7: 4}
 
 
+def test_one_structure_cannot_be_two_labels_of_one_name() -> None:
+    with pytest.raises(DataError, match="structure #1 is wanted as label 1 and as label 2"):
+        match(STRUCTURES, {}, {1: "gtv mass", 2: "GTV mass"})
+
+
 def test_without_a_mapping_a_name_is_no_pattern() -> None:
     with pytest.raises(DataError):
         match(STRUCTURES, {}, {1: "lung l*"})

@@ -1,6 +1,7 @@
 """convert: what comes out lies where the slices lay, says how it was made, and is made once."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +13,16 @@ from medseg.core.errors import ConfigError, DataError
 from medseg.core.files import sha256_of_file
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Volume
-from medseg.io import write_volume
+from medseg.io import read_volume, write_volume
 from medseg.workflows.convert import convert
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.scans import Request
-from medseg.workflows.sidecar import hash_files
 from tests.bad_nifti import BAD_IMAGES
 from tests.dicom_edits import drop, put, tilted
+from tests.dicom_enhanced import Part, write_enhanced
 from tests.dicom_files import Grid, Ramp, Store, Truth, make_uid, write_series
-from tests.dicom_objects import write_localizer, write_report, write_screenshot
+from tests.dicom_objects import write_localizer, write_report, write_screenshot, write_structures
 
 AXIAL = Grid()
 OBLIQUE = AXIAL.turned(20, -15, 30)
@@ -59,6 +60,15 @@ def check_ramp(path: Path, truth: Truth) -> None:
     lps = nib.affines.apply_affine(image.affine, index) * [-1, -1, 1]
     assert np.abs(image.get_fdata() - truth.ramp.at(lps)).max() <= truth.slack
     assert np.abs(image.affine - truth.grid.affine_ras).max() < 1e-4
+
+
+def write_times(path: Path) -> None:
+    """Write one enhanced file of two time points."""
+
+    def at(time: int):
+        return lambda item: setattr(item.FrameContentSequence[0], "TemporalPositionIndex", time)
+
+    write_enhanced(path, [Part(k, edit=at(time)) for time in (1, 2) for k in range(5)])
 
 
 def sidecar(tmp_path: Path, result: CaseResult) -> dict:
@@ -274,9 +284,108 @@ def test_a_damaged_file_beside_no_series_is_reported(run, tmp_path: Path):
     write_series(tmp_path / "in" / "scan")
     (tmp_path / "in" / "other").mkdir()
     (tmp_path / "in" / "other" / "x.dcm").write_bytes(bytes(128) + b"DICM")
-    results = run(tmp_path / "in")
-    assert results["damaged-1"].code == "DICOM_DAMAGED"
-    assert sorted(result.status for result in results.values()) == ["done", "rejected"]
+    results = run(tmp_path / "in").values()
+    assert sorted((result.status, result.code) for result in results) == [
+        ("done", None),
+        ("rejected", "DICOM_DAMAGED"),
+    ]
+
+
+def write_damaged(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "x.dcm").write_bytes(bytes(128) + b"DICM")
+
+
+@pytest.mark.parametrize("write", [write_structures, write_report])
+def test_a_damaged_file_beside_no_image_is_reported(write, run, tmp_path: Path):
+    write_series(tmp_path / "in" / "scan")
+    write(tmp_path / "in" / "other")
+    write_damaged(tmp_path / "in" / "other")
+    codes = [result.code for result in run(tmp_path / "in").values()]
+    assert codes.count("DICOM_DAMAGED") == 1 and None in codes
+
+
+def test_damaged_files_of_two_inputs_are_two_cases(run, tmp_path: Path):
+    for number, name in enumerate("ab"):
+        write_series(tmp_path / name / "scan", study=number)
+        write_damaged(tmp_path / name)
+    results = run(tmp_path / "a", tmp_path / "b").values()
+    assert sorted(result.status for result in results) == ["done", "done", "rejected", "rejected"]
+
+
+def test_what_is_neither_file_nor_folder_is_no_input(run, tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError) as caught:
+        run(tmp_path / "pipe")
+    assert caught.value.code == "INPUT_MISSING"
+
+
+@pytest.mark.parametrize("at", [2, 7])
+def test_a_refused_volume_leaves_no_old_file_of_its_own(at: int, run, tmp_path: Path):
+    write_echoes(tmp_path / "scan")
+    for volume in (1, 2):
+        run(tmp_path / "scan", series="1", volume=volume)
+    (tmp_path / "scan" / f"slice_{at if at < 5 else at + 5:03d}.dcm").unlink()
+    refused = only(run(tmp_path / "scan", series="1", volume=1 if at < 5 else 2))
+    assert (refused.status, refused.code) == ("rejected", "DICOM_GAP")
+    left = {path.name for path in (tmp_path / "OUT").glob("dcm-*")}
+    kept = refused.id[:-1] + ("2" if at < 5 else "1")
+    assert left == {f"{kept}.nii.gz", f"{kept}.json"}
+
+
+def test_a_series_refused_as_a_whole_takes_its_volumes_along(run, tmp_path: Path):
+    write_echoes(tmp_path / "scan")
+    run(tmp_path / "scan", series="all")
+    write_damaged(tmp_path / "scan")
+    assert only(run(tmp_path / "scan", series="all")).code == "DICOM_DAMAGED"
+    assert [path.name for path in (tmp_path / "OUT").iterdir()] == ["report.json"]
+
+
+def test_a_request_that_names_no_volume_takes_none_away(run, tmp_path: Path):
+    write_echoes(tmp_path / "scan")
+    done = only(run(tmp_path / "scan", volume=2))
+    assert only(run(tmp_path / "scan")).code == "SERIES_AMBIGUOUS"
+    assert (tmp_path / "OUT" / done.outputs[0]).exists()
+
+
+def test_an_output_that_another_run_replaced_is_made_again(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    result = only(run(tmp_path / "scan"))
+    image = tmp_path / "OUT" / result.outputs[0]
+    content = image.read_bytes()
+    write_image(image)
+    assert only(run(tmp_path / "scan")).status == "done" and image.read_bytes() == content
+
+
+def test_the_sidecar_holds_the_hash_of_its_output(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    result = only(run(tmp_path / "scan"))
+    image = tmp_path / "OUT" / result.outputs[0]
+    assert sidecar(tmp_path, result)["outputs_sha256"] == {image.name: sha256_of_file(image)}
+
+
+@pytest.mark.parametrize("is_dicom", [True, False], ids=["DICOM", "NIfTI"])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    is_dicom: bool, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_series(tmp_path / "in") if is_dicom else write_image(tmp_path / "in" / "a.nii.gz")
+    victim = min((tmp_path / "in").iterdir())
+
+    def read(image: object, notes: set[str] | None = None) -> Volume:
+        volume = read_volume(image, notes)
+        victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+        return volume
+
+    monkeypatch.setattr("medseg.workflows.convert.read_volume", read)
+    assert only(run(tmp_path / "in")).code == "FILE_CHANGED"
+    assert [path.name for path in (tmp_path / "OUT").iterdir()] == ["report.json"]
+
+
+def test_other_slices_of_one_file_are_another_input(run, tmp_path: Path):
+    write_times(tmp_path / "scan" / "e.dcm")
+    first, second = (only(run(tmp_path / "scan", volume=volume)) for volume in (1, 2))
+    hashes = {sidecar(tmp_path, result)["input_sha256"] for result in (first, second)}
+    assert len(hashes) == 2
 
 
 def write_image(path: Path) -> Volume:
@@ -362,7 +471,7 @@ def test_a_case_too_large_for_the_memory_fails_and_the_others_go_on(
     write_image(tmp_path / "in" / "a.nii.gz")
     write_image(tmp_path / "in" / "b.nii.gz")
 
-    def read(path: Path) -> Volume:
+    def read(path: Path, notes: set[str]) -> Volume:
         if path.name == "a.nii.gz":
             raise MemoryError
         return write_image(tmp_path / "copy.nii.gz")
@@ -376,7 +485,7 @@ def test_a_case_too_large_for_the_memory_fails_and_the_others_go_on(
 def test_a_bug_is_not_taken_for_a_bad_case(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_image(tmp_path / "in" / "a.nii.gz")
 
-    def read(path: Path) -> Volume:
+    def read(path: Path, notes: set[str]) -> Volume:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("medseg.workflows.convert.read_volume", read)
@@ -384,53 +493,8 @@ def test_a_bug_is_not_taken_for_a_bad_case(run, tmp_path: Path, monkeypatch: pyt
         run(tmp_path / "in")
 
 
-def test_a_file_that_vanishes_has_no_hash(tmp_path: Path):
-    assert hash_files([tmp_path / "gone"]) == ""
-
-
 def test_the_report_lies_beside_the_outputs(run, tmp_path: Path):
     write_series(tmp_path / "scan")
     result = only(run(tmp_path / "scan"))
     tree = json.loads((tmp_path / "OUT" / "report.json").read_text())
     assert [case["id"] for case in tree["cases"]] == [result.id] and tree["summary"]["done"] == 1
-
-
-def differences(ours: Path, truth: Path) -> tuple[float, float]:
-    """Return the largest difference of affines and of values once both run to R, A, S."""
-    pair = [nib.as_closest_canonical(nib.load(path)) for path in (ours, truth)]
-    first, second = (np.asanyarray(image.dataobj).astype(float) for image in pair)
-    return float(np.abs(pair[0].affine - pair[1].affine).max()), float(np.abs(first - second).max())
-
-
-def test_real_series_equal_their_published_nifti(run, medseg_data: Path, tmp_path: Path):
-    truths = sorted((medseg_data / "dicom2nifti").rglob("*_ground_truth.nii.gz"))
-    seen = 0
-    for truth in truths:
-        if len(nib.load(truth).shape) == 3 and "rgb" not in truth.parts and "single" not in truth.name:
-            scan = truth.with_name(truth.name.removesuffix("_ground_truth.nii.gz"))
-            result = only(run(scan, out=f"OUT{seen}"))
-            apart_mm, difference = differences(tmp_path / f"OUT{seen}" / result.outputs[0], truth)
-            assert apart_mm < 1e-3 and difference < 1e-5, scan
-            seen += 1
-    assert seen == 14
-
-
-@pytest.mark.parametrize(("name", "rounding"), [("CT", 0), ("MR_T1", 0), ("PET", 1e-5)])
-def test_a_real_patient_equals_the_published_nifti(
-    name: str, rounding: float, run, medseg_data: Path, tmp_path: Path
-):
-    patient = medseg_data / "sts_dicom" / "STS_001"
-    result = only(run(patient / "dicom" / name / "image"))
-    truth = patient / "nifti" / f"{name}_image.nii.gz"
-    apart_mm, difference = differences(tmp_path / "OUT" / result.outputs[0], truth)
-    assert apart_mm < 1e-3 and difference <= rounding
-
-
-def test_real_time_series_are_chosen_from_by_volume(run, medseg_data: Path, tmp_path: Path):
-    scan = medseg_data / "dicom2nifti" / "ge" / "dti" / "002"
-    assert only(run(scan)).code == "SERIES_AMBIGUOUS"
-    truth = nib.as_closest_canonical(nib.load(f"{scan}_ground_truth.nii.gz"))
-    for volume in range(1, truth.shape[3] + 1):
-        ours = nib.load(tmp_path / "OUT" / only(run(scan, volume=volume)).outputs[0])
-        same = np.asanyarray(nib.as_closest_canonical(ours).dataobj)
-        assert np.array_equal(same, np.asanyarray(truth.dataobj)[..., volume - 1])

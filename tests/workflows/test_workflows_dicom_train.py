@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 from pydicom import config, dcmread
+from pydicom.dataset import Dataset
 
 from medseg.core.errors import DataError
 from medseg.io import read_geometry, read_labels
@@ -215,6 +216,33 @@ def test_nothing_but_objects_of_a_nifti_is_refused(made: Path, tiny_cohort: Path
     image = next((tiny_cohort / "imagesTr").iterdir())
     result = infer(image, "-m", made / "RUN", "-o", tmp_path, "--format", "rtstruct")
     assert result.exit_code == 3 and document(result)["cases"][0]["code"] == "FORMAT_NEEDS_DICOM"
+
+
+def test_a_format_that_cannot_be_takes_no_good_mask_away(made: Path, tiny_cohort: Path, tmp_path: Path):
+    image = next((tiny_cohort / "imagesTr").iterdir())
+    infer(image, "-m", made / "RUN", "-o", tmp_path)
+    infer(image, "-m", made / "RUN", "-o", tmp_path, "--format", "rtstruct")
+    assert (tmp_path / image.name).exists()
+
+
+def test_a_scan_that_is_refused_now_leaves_no_old_object(made: Path, tmp_path: Path):
+    write_scan(tmp_path / "in", make_case(0)[0])
+    arguments = (tmp_path / "in", "-m", made / "RUN", "-o", tmp_path / "OUT", "--format", ALL)
+    assert infer(*arguments).exit_code == 0
+    sorted((tmp_path / "in").iterdir())[4].unlink()
+    assert infer(*arguments).exit_code == 3
+    assert [path.name for path in (tmp_path / "OUT").iterdir()] == ["report.json"]
+
+
+def test_what_only_the_pixels_tell_is_a_warning_of_the_mask(made: Path, tmp_path: Path):
+    def soil(dataset: Dataset, k: int) -> None:
+        words = np.frombuffer(dataset.PixelData, np.uint16) & 0x0FFF
+        dataset.BitsStored, dataset.HighBit, dataset.PixelData = 12, 11, (words ^ 0x4000).tobytes()
+
+    write_scan(tmp_path / "in", make_case(0)[0], edit=soil)
+    result = infer(tmp_path / "in", "-m", made / "RUN", "-o", tmp_path / "OUT")
+    (case,) = document(result)["cases"]
+    assert "DICOM_HIGH_BITS" in [warning["code"] for warning in case["warnings"]]
 
 
 def test_an_unknown_format_is_named_before_anything_is_read(made: Path, cohort: Path, tmp_path: Path):

@@ -139,6 +139,24 @@ def test_a_lost_mask_is_done_again(images: Path, tiny_run: Path, tmp_path: Path)
     assert (tmp_path / source.name).read_bytes() == before
 
 
+def test_a_mask_that_was_replaced_is_done_again(images: Path, tiny_run: Path, tmp_path: Path):
+    source = images / f"{IDS[0]}.nii.gz"
+    infer(source, tiny_run, tmp_path)
+    before = (tmp_path / source.name).read_bytes()
+    shutil.copy(source, tmp_path / source.name)
+    assert document(infer(source, tiny_run, tmp_path, "--json"))["cases"][0]["status"] == "done"
+    assert (tmp_path / source.name).read_bytes() == before
+
+
+def test_a_scan_that_is_refused_now_leaves_no_old_mask(images: Path, tiny_run: Path, tmp_path: Path):
+    scan, out = tmp_path / "scan.nii.gz", tmp_path / "OUT"
+    shutil.copy(images / f"{IDS[0]}.nii.gz", scan)
+    infer(scan, tiny_run, out, "--save-probabilities")
+    scan.write_bytes(scan.read_bytes()[:-100])
+    assert infer(scan, tiny_run, out).exit_code == 3
+    assert names(out) == {"report.json"}
+
+
 def test_the_output_folder_may_not_hold_the_scans(images: Path, tiny_run: Path, tmp_path: Path):
     shutil.copy(images / f"{IDS[0]}.nii.gz", tmp_path)
     before = hashes(tmp_path)

@@ -1,6 +1,7 @@
 """inspect: a verdict a series, with the numbers that decided; only images that cannot be read are faults."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,3 +232,10 @@ def test_nothing_to_look_at_says_so(look, tmp_path: Path):
         look(tmp_path)
     with pytest.raises(ConfigError, match="no such file"):
         look(tmp_path / "nowhere")
+
+
+def test_a_pipe_is_neither_file_nor_folder(look, tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError) as caught:
+        look(tmp_path / "pipe")
+    assert caught.value.code == "INPUT_MISSING"

@@ -1,6 +1,7 @@
 """to-dicom: a mask becomes objects of the series it was drawn on, and reads back as it was."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.scans import Request
 from medseg.workflows.to_dicom import Export, parse_labels, parse_names, to_dicom
+from tests.dicom_edits import put
+from tests.dicom_enhanced import Part, write_enhanced
 from tests.dicom_files import Grid, write_series
 from tests.tiny import hashes
 
@@ -236,3 +239,72 @@ def test_the_sidecar_names_no_file_and_no_uid(run, tmp_path: Path):
     text = (tmp_path / "OUT" / "m.dicom.json").read_text()
     assert scan.first.series not in text and str(tmp_path) not in text
     assert json.loads(text)["names"] == {"1": "label 1", "2": "label 2"}
+
+
+def test_another_volume_of_one_file_is_written_again(run, tmp_path: Path):
+    def at(time: int):
+        return lambda item: setattr(item.FrameContentSequence[0], "TemporalPositionIndex", time)
+
+    write_enhanced(tmp_path / "scan" / "e.dcm", [Part(k, edit=at(n)) for n in (1, 2) for k in range(5)])
+    write_mask(tmp_path / "m.nii.gz", first_scan(tmp_path / "scan").geometry)
+    states = [run(tmp_path / "m.nii.gz", series="1", volume=n).status for n in (1, 2, 2)]
+    assert states == ["done", "done", "skipped"]
+
+
+def name_of(tmp_path: Path, folder: Path) -> str:
+    return scan_id(first_scan(folder), read_key(tmp_path / "home" / "key"))
+
+
+def test_a_mask_of_another_patient_is_refused_unless_the_series_is_named(run, tmp_path: Path):
+    write_series(tmp_path / "other", patient="P-1", study=1)
+    write_series(tmp_path / "scan", patient="P-2", study=2)
+    mask = tmp_path / f"{name_of(tmp_path, tmp_path / 'other')}.nii.gz"
+    write_mask(mask, first_scan(tmp_path / "other").geometry)
+    assert run(mask).code == "LABEL_REFERENCE"
+    assert not list((tmp_path / "OUT").glob("*.seg.dcm"))
+    assert run(mask, series="1").status == "done"
+
+
+def test_a_renamed_mask_belongs_to_the_scan_that_its_sidecar_names(run, tmp_path: Path):
+    for n, folder in enumerate(("other", "scan")):
+        write_series(tmp_path / folder, patient=f"P-{n}", study=n)
+    write_mask(tmp_path / "m.nii.gz", first_scan(tmp_path / "scan").geometry)
+    write_json(tmp_path / "m.json", {"id": name_of(tmp_path, tmp_path / "other")})
+    assert run(tmp_path / "m.nii.gz").code == "LABEL_REFERENCE"
+    write_json(tmp_path / "m.json", {"id": name_of(tmp_path, tmp_path / "scan")})
+    assert run(tmp_path / "m.nii.gz").status == "done"
+
+
+def test_a_mask_of_one_volume_is_not_written_onto_another(run, tmp_path: Path):
+    for n in (0, 1):
+        write_series(tmp_path / "scan", kind="MR", first=5 * n, edit=put(EchoTime=str(10 + 20 * n)))
+    mask = tmp_path / f"{name_of(tmp_path, tmp_path / 'scan')}.nii.gz"
+    assert mask.name.endswith("-v1.nii.gz")
+    write_mask(mask, first_scan(tmp_path / "scan").geometry)
+    assert run(mask).status == "done"
+    assert run(mask, volume=2).code == "LABEL_REFERENCE"
+
+
+def test_a_mask_whose_scan_is_refused_says_why(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    mask = tmp_path / f"{name_of(tmp_path, tmp_path / 'scan')}.nii.gz"
+    write_mask(mask, first_scan(tmp_path / "scan").geometry)
+    (tmp_path / "scan" / "slice_002.dcm").unlink()
+    assert run(mask).code == "DICOM_GAP"
+
+
+def test_an_object_that_was_replaced_is_written_again(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    write_mask(tmp_path / "m.nii.gz", first_scan(tmp_path / "scan").geometry)
+    run(tmp_path / "m.nii.gz")
+    (tmp_path / "OUT" / "m.seg.dcm").write_bytes(b"other")
+    assert run(tmp_path / "m.nii.gz").status == "done"
+    assert list_structures(tmp_path / "OUT" / "m.seg.dcm") == [(1, "label 1"), (2, "label 2")]
+
+
+def test_a_pipe_is_no_source(run, tmp_path: Path):
+    os.mkfifo(tmp_path / "scan")
+    write_mask(tmp_path / "m.nii.gz", Geometry.of_spacing((7, 6, 5), (1, 1, 1)))
+    with pytest.raises(ConfigError) as caught:
+        run(tmp_path / "m.nii.gz")
+    assert caught.value.code == "INPUT_MISSING"

@@ -85,7 +85,7 @@ def deidentify_file(
             dataset = pydicom.dcmread(BytesIO(data), force=True)
             _refuse_cut(dataset, data)
             notes = deidentify(dataset, policy, names, patient)
-            dcmwrite(target, dataset, enforce_file_format=True)
+            _write(dataset, target)
         except (*PARSE_ERRORS, BytesLengthException, InvalidDicomError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the file's
                 raise
@@ -95,6 +95,17 @@ def deidentify_file(
                 code="DICOM_DAMAGED",
             ) from error
     return notes
+
+
+def _write(dataset: Dataset, target: Path) -> None:
+    """Write a file, or nothing: pydicom finds some damage only halfway through."""
+    is_whole = False
+    try:
+        dcmwrite(target, dataset, enforce_file_format=True)
+        is_whole = True
+    finally:
+        if not is_whole:
+            target.unlink(missing_ok=True)
 
 
 def _refuse_cut(dataset: Dataset, data: bytes) -> None:

@@ -27,6 +27,7 @@ SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 LABELMAP = "1.2.840.10008.5.1.4.1.1.66.7"  # Supplement 243
 KINDS = {RTSTRUCT: "an RT structure set", SEGMENTATION: "a segmentation", LABELMAP: "a segmentation"}
 UNDEFINED = 0xFFFFFFFF
+MAX_ROI, MAX_SEGMENT = (1 << 31) - 1, (1 << 16) - 1  # IS and US (PS3.5 6.2)
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,24 @@ class Derived:
 
 @contextmanager
 def parsing() -> Iterator[None]:
-    """Keep pydicom quiet, and turn what it raises on malformed or missing elements into DICOM_DAMAGED."""
+    """Keep pydicom quiet, and turn what it raises on malformed or missing elements into DICOM_DAMAGED.
+
+    What the system raises becomes FILE_UNREADABLE.
+    """
     try:
         with quiet():
             yield
     except OSError as error:
         if error.errno is not None:
-            raise
+            raise DataError(
+                f"a file cannot be read ({error.strerror})",
+                hint="check its permissions",
+                code="FILE_UNREADABLE",
+            ) from error
         raise _cut_off() from error  # pydicom's own: the end is reached where a sequence goes on
     except PARSE_ERRORS as error:
         raise FormatError(
-            "the label object lacks an element that it must have, or holds one that cannot be read",
+            "a DICOM object lacks an element that it must have, or holds one that cannot be read",
             hint="export it again",
             code="DICOM_DAMAGED",
         ) from error
@@ -66,15 +74,8 @@ def read_derived(path: Path, *sop_classes: str) -> Derived:
         FormatError: DICOM_DAMAGED, or LABEL_KIND for another kind of object.
         DataError: FILE_UNREADABLE.
     """
-    try:
-        with parsing():
-            derived = _read(path)
-    except OSError as error:
-        raise DataError(
-            f"the label object cannot be read ({error.strerror})",
-            hint="check its permissions",
-            code="FILE_UNREADABLE",
-        ) from error
+    with parsing():
+        derived = _read(path)
     if derived.instance.sop_class not in sop_classes:
         raise FormatError(
             f"the file is not {KINDS[sop_classes[0]]}",
@@ -124,7 +125,7 @@ def list_structures(path: Path) -> list[tuple[int, str]]:
     """Return number and name of every structure or segment: for the screen only, names are free text.
 
     Raises:
-        FormatError: LABEL_KIND or DICOM_DAMAGED.
+        FormatError: LABEL_KIND, DICOM_DAMAGED or DICOM_HEADER.
     """
     header = read_derived(path, RTSTRUCT, SEGMENTATION, LABELMAP).header
     with parsing():
@@ -132,18 +133,37 @@ def list_structures(path: Path) -> list[tuple[int, str]]:
 
 
 def list_rois(header: Dataset) -> list[tuple[int, str]]:
-    """Return number and name of every ROI of a structure set; call it inside `parsing()`."""
-    return [
+    """Return number and name of every ROI of a structure set; call it inside `parsing()`.
+
+    Raises:
+        FormatError: DICOM_HEADER: one has no number, or one below 0.
+    """
+    rois = [
         (integer(item, "ROINumber", -1), text(item, "ROIName")) for item in header.StructureSetROISequence
     ]
+    _check_numbers(rois, MAX_ROI)
+    return rois
 
 
 def list_segments(header: Dataset) -> list[tuple[int, str]]:
     """Return number and label of every segment; call it inside `parsing()`.
 
     Number 0 is left out: label maps may describe their background.
+
+    Raises:
+        FormatError: DICOM_HEADER: one has no number, or one that two bytes do not hold.
     """
     segments = [
         (integer(item, "SegmentNumber", -1), text(item, "SegmentLabel")) for item in header.SegmentSequence
     ]
+    _check_numbers(segments, MAX_SEGMENT)
     return [(number, name) for number, name in segments if number != 0]
+
+
+def _check_numbers(structures: list[tuple[int, str]], limit: int) -> None:
+    if not all(0 <= number <= limit for number, _ in structures):
+        raise FormatError(
+            f"a structure or segment has no number of 0 to {limit}",
+            hint="export it again",
+            code="DICOM_HEADER",
+        )

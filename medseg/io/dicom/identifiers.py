@@ -14,6 +14,8 @@ OF_PATIENT = (
     *("PatientID", "OtherPatientIDs", "PatientAddress", "PatientTelephoneNumbers", "MedicalRecordLocator"),
     *("AccessionNumber", "StudyID", "AdmissionID", "ServiceEpisodeID", "RequestedProcedureID"),
     *("PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest"),
+    *("PlacerOrderNumberImagingServiceRequestRetired", "FillerOrderNumberImagingServiceRequestRetired"),
+    *("PlacerOrderNumberProcedure", "FillerOrderNumberProcedure"),
     *("InsurancePlanIdentification", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID"),
     *("InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "PatientInstitutionResidence"),
     *("ReferringPhysicianAddress", "ReferringPhysicianTelephoneNumbers", "PersonAddress"),

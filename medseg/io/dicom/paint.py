@@ -25,7 +25,7 @@ class Painter:
     """
 
     def __init__(self, scan: Scan, values: Collection[int], overlap: Literal["refuse", "later"]) -> None:
-        pixels = scan.first.pixels
+        self.scan, pixels = scan, scan.first.pixels
         assert pixels is not None
         dtype = np.min_scalar_type(max(values, default=0))
         # Slices one after the other, rows within them: as they are painted, and as NIfTI is written.

@@ -4,7 +4,8 @@ Table E.1-1 (edition 2026c) comes as data from dicom-anonymizer, which keeps it 
 own engine is not used: it leaves nested items as they are, draws new UIDs in every process, keeps preamble
 and file header of the source, and cannot shift dates. Where the table leaves a choice by the kind of object
 (X/Z/D: "X unless Z or D is required"), the last is taken: it conforms everywhere. What the table does not
-list is kept only if its VR cannot hold free text, or after a search for identifiers.
+list is kept only if its VR cannot hold free text, or after a search for identifiers; retired attributes that
+it does not list are not kept at all, since nobody looked at those when it was made.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dicomanonymizer.dicomfields_selector import dicom_anonymization_database_selector
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_is_retired, dictionary_VR, tag_for_keyword
 from pydicom.tag import BaseTag
 
 EDITION = "2026c"
@@ -92,17 +93,24 @@ KINDS_OF_UID = _tags(
 """They say what something is, not which one."""
 
 LONG_CODES = _tags("LongCodeValue URNCodeValue")
+FREE_TEXTS = _tags(
+    "ComponentWelderIDs ContactDisplayName DoseComment FrameOfReferenceTransformationComment "
+    "HangingProtocolCreator HangingProtocolUserGroupName NTPSourceAddress OwnerID StorageMediaFileSetID "
+    "SubstanceAdministrationNotes SystemStatusComment TestResultComment WorklistLabel"
+)
+"""Comments, persons and places where most attributes of that VR are labels; no image needs them."""
 OWN = {
     **dict.fromkeys(_tags("ContentDescription"), "Z"),  # free text, Type 2 in segmentations
     **dict.fromkeys(_tags("EncryptedAttributesSequence MACParametersSequence"), "X"),  # the original, sealed
     **dict.fromkeys(_tags("OrderPlacerIdentifierSequence OrderFillerIdentifierSequence"), "X"),
+    **dict.fromkeys(FREE_TEXTS, "X"),
     **dict.fromkeys(_tags("IssuerOfAccessionNumberSequence"), "X"),
     **dict.fromkeys(_tags("ReferencedStudySequence"), "X"),  # X/Z in the table; no IOD wants it empty
 }
 """Instead of what the table says, or where it says nothing."""
 
-PERSONAL_GROUPS = {0x0010, 0x0032, 0x0038, 0x4000, 0x4008}
-"""Patient, study request, visit, text, results: here what the table does not list goes too."""
+PERSONAL_GROUPS = {0x0010, 0x0032, 0x0038, 0x4000, 0x4008, 0x4010}
+"""Patient, study request, visit, text, results, travel: here what the table does not list goes too."""
 
 DATES = {"DA", "DT", "TM"}
 STRINGS = DATES | {"AE", "AS", "CS", "DS", "IS", "LO", "LT", "PN", "SH", "ST", "UC", "UI", "UR", "UT"}
@@ -160,9 +168,11 @@ def _choose(tag: BaseTag, vr: str, policy: Policy) -> Action:
         return "label"
     if policy.keep_device and tag in DEVICE:
         return KEPT_BY_VR.get(vr, "text")
+    code = OWN.get(tag) or TABLE.get(tag)
+    if code is None and dictionary_is_retired(tag):
+        return "remove"
     if policy.dates == "shift" and tag not in BIRTH and (vr in DATES or tag in TIMEZONE):
         return "date"
-    code = OWN.get(tag) or TABLE.get(tag)
     if code is not None:
         return _by_code(code, tag, vr)
     if tag.group in PERSONAL_GROUPS:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from medseg.core.errors import DataError
+from medseg.core.errors import DataError, FormatError
 from medseg.core.volume import Labels
 from medseg.io.dicom.contours import Points, fill
 from medseg.io.dicom.derived import RTSTRUCT, list_rois, parsing, read_derived
@@ -50,23 +50,17 @@ def read_rtstruct(
         overlap: Whether voxels of two labels are refused, or take the label later in `rois`.
 
     Raises:
-        FormatError: LABEL_KIND or DICOM_DAMAGED.
+        FormatError: LABEL_KIND, DICOM_DAMAGED or DICOM_HEADER.
         DataError: LABEL_ROI, LABEL_REFERENCE, DICOM_CONTOUR or DICOM_SEGMENTS_OVERLAP.
     """
     header = read_derived(path, RTSTRUCT).header
     with parsing():
         chosen = match(list_rois(header), rois, labels or {})
-        items = {integer(item, "ReferencedROINumber", -1): item for item in header.ROIContourSequence}
         check_reference(scan, _find_spaces(header, chosen), _find_series(header))
-        contours = {number: _list_contours(items.get(number), number) for number in chosen}
-    painter = Painter(scan, chosen.values(), overlap)
-    planes = Planes(scan)
+        items = _read_items(header, chosen)
+    painter, planes = Painter(scan, chosen.values(), overlap), Planes(scan)
     for number, value in chosen.items():
-        by_slice: dict[int, list[Points]] = {}
-        for points_mm in contours[number]:
-            index, polygon = _place(points_mm, planes, number)
-            by_slice.setdefault(index, []).append(polygon)
-        for index, polygons in by_slice.items():
+        for index, polygons in _sort(items[number], planes, number).items():
             box, mask = fill(polygons, painter.array.shape[:2])
             painter.paint(mask, index, value, box)
     return from_source(painter.finish(), scan)
@@ -90,11 +84,29 @@ def _find_series(header: Dataset) -> set[str]:
     }
 
 
-def _list_contours(item: Dataset | None, number: int) -> list[Points]:
-    """Return the (N, 3) LPS points of every contour of one ROI."""
-    contours = [] if item is None else item.get("ContourSequence") or []
+def _read_items(header: Dataset, chosen: Mapping[int, int]) -> dict[int, list[list[Points]]]:
+    """Return the contours of every chosen ROI; usually one item holds them all.
+
+    Raises:
+        FormatError: DICOM_HEADER: a ROI has no contours, and there are some of which nobody knows whose.
+    """
+    items: dict[int, list[Dataset]] = {}
+    for item in header.ROIContourSequence:
+        items.setdefault(integer(item, "ReferencedROINumber", -1), []).append(item)
+    drawn = {number for number, own in items.items() if any(item.get("ContourSequence") for item in own)}
+    if drawn - {number for number, _ in list_rois(header)} and chosen.keys() - items.keys():
+        raise FormatError(
+            "contours belong to a structure that the object does not list",
+            hint="export the structures again",
+            code="DICOM_HEADER",
+        )
+    return {number: [_list_contours(item, number) for item in items.get(number, [])] for number in chosen}
+
+
+def _list_contours(item: Dataset, number: int) -> list[Points]:
+    """Return the (N, 3) LPS points of every contour of an item of one ROI."""
     found = []
-    for contour in contours:
+    for contour in item.get("ContourSequence") or []:
         kind = text(contour, "ContourGeometricType").upper()
         if kind not in CLOSED:
             raise _refuse(number, "is a point or an open line" if kind else "is of no known kind")
@@ -123,6 +135,26 @@ def _refuse(number: int, what: str) -> DataError:
     )
 
 
+def _sort(items: list[list[Points]], planes: Planes, number: int) -> dict[int, list[Points]]:
+    """Return the polygons of one ROI by slice.
+
+    Raises:
+        DataError: DICOM_CONTOUR: also where two items of the ROI meet on a slice: one could be a part of
+            the structure, a hole in the other, or a copy of it.
+    """
+    by_slice: dict[int, list[Points]] = {}
+    for contours in items:
+        own: dict[int, list[Points]] = {}
+        for points in contours:
+            if len(points):
+                index, polygon = _place(points, planes, number)
+                own.setdefault(index, []).append(polygon)
+        if own.keys() & by_slice.keys():
+            raise _refuse(number, "lies on a slice where another item of the structure has one")
+        by_slice |= own
+    return by_slice
+
+
 def _place(points_lps: Points, planes: Planes, number: int) -> tuple[int, Points]:
     """Return the slice of a contour, and its (N, 2) vertices in pixels of that slice.
 
@@ -130,8 +162,6 @@ def _place(points_lps: Points, planes: Planes, number: int) -> tuple[int, Points
         DataError: DICOM_CONTOUR: it lies in the plane of no slice.
     """
     points: NDArray[np.float64] = points_lps * LPS_TO_RAS
-    if not len(points):
-        return 0, points[:, :2]
     heights = planes.measure(points)
     if np.ptp(heights) > 2 * planes.tolerance_mm:
         raise _refuse(number, f"is not parallel to the slices: {np.ptp(heights):.3g} mm along their normal")

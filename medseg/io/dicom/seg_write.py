@@ -8,8 +8,10 @@ afterwards.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -52,6 +54,16 @@ TISSUE: Code = ("85756007", "SCT", "Tissue")  # CID 7166: says nothing that is n
 ALGORITHM_FAMILY: Code = ("123109", "DCM", "Artificial Intelligence")  # CID 7162
 
 
+@dataclass(frozen=True)
+class _Meaning:
+    """What labels are, by value, and what made them."""
+
+    names: Mapping[int, str]
+    codes: Mapping[int, Code]
+    categories: Mapping[int, Code]
+    algorithm: tuple[str, str]
+
+
 def write_seg(
     path: Path,
     labels: Labels,
@@ -88,25 +100,15 @@ def write_seg(
         DataError: LABEL_VALUE, LABEL_REFERENCE or PROBABILITY_RANGE.
         ConfigError: PROBABILITIES_MISSING.
     """
-    source = read_source(scan, labels)
+    source, meaning = read_source(scan, labels), _Meaning(names, codes or {}, categories or {}, algorithm)
     check_names(source.array, names)
-    values = sorted(names)
     if kind == "fractional":
-        pixels = _bring_probabilities(probabilities, labels, scan, len(values))
+        pixels = _bring_probabilities(probabilities, labels, scan, len(names))
     else:
-        pixels = source.array if kind == "labelmap" else _rank(source.array, values)
+        pixels = source.array if kind == "labelmap" else _rank(source.array, sorted(names))
         pixels = pixels.astype(np.uint8 if pixels.max(initial=0) < 256 else np.uint16, copy=False)
-    settings = [sorted(table.items()) for table in (names, codes or {}, categories or {})]
-    key = fingerprint(source, "seg", kind, algorithm, settings, hash_voxels(pixels), version("highdicom"))
-    numbers = values if kind == "labelmap" else range(1, len(values) + 1)
     with _silence():
-        segments = [
-            _describe(number, value, source, clean(names[value], "LO") or f"label {value}", algorithm)
-            for number, value in zip(numbers, values, strict=True)
-        ]
-        for segment, value in zip(segments, values, strict=True):
-            _classify(segment, (categories or {}).get(value, ANATOMY), (codes or {}).get(value, TISSUE))
-        dataset = _encode(source, np.moveaxis(pixels, (0, 1, 2), (2, 1, 0)), segments, kind, (key, algorithm))
+        dataset = _encode(source, pixels, kind, meaning)
         _refer(dataset, source)
         with atomic_path(path) as temporary:
             dataset.save_as(temporary, enforce_file_format=True)
@@ -157,22 +159,20 @@ def _bring_probabilities(
     return np.stack([map_to_source(one, scan) if scan.repair else one for one in moved], axis=-1)
 
 
-def _describe(
-    number: int, value: int, source: Source, name: str, algorithm: tuple[str, str]
-) -> SegmentDescription:
+def _describe(number: int, value: int, source: Source, meaning: _Meaning) -> SegmentDescription:
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.seg import SegmentDescription
     from highdicom.sr.coding import CodedConcept
 
-    family = CodedConcept(*ALGORITHM_FAMILY)
+    name, version_of_it = (clean(part, "LO") for part in meaning.algorithm)
     return SegmentDescription(
         segment_number=number,
-        segment_label=name,
-        segmented_property_category=CodedConcept(*ANATOMY),
-        segmented_property_type=CodedConcept(*TISSUE),
+        segment_label=clean(meaning.names[value], "LO") or f"label {value}",
+        segmented_property_category=CodedConcept(*meaning.categories.get(value, ANATOMY)),
+        segmented_property_type=CodedConcept(*meaning.codes.get(value, TISSUE)),
         algorithm_type="AUTOMATIC",
         algorithm_identification=AlgorithmIdentificationSequence(
-            clean(algorithm[0], "LO"), family, clean(algorithm[1], "LO")
+            name, CodedConcept(*ALGORITHM_FAMILY), version_of_it
         ),
         # The same label of the same series is the same thing, whoever segments it again.
         tracking_uid=derive_uid("tracking", source.scan.first.series, value),
@@ -180,37 +180,26 @@ def _describe(
     )
 
 
-def _classify(segment: SegmentDescription, category: Code, kind: Code) -> None:
-    from highdicom.sr.coding import CodedConcept
-
-    segment.SegmentedPropertyCategoryCodeSequence = [CodedConcept(*category)]
-    segment.SegmentedPropertyTypeCodeSequence = [CodedConcept(*kind)]
-
-
-def _encode(
-    source: Source,
-    pixels: NDArray[Any],
-    segments: Sequence[SegmentDescription],
-    kind: Kind,
-    identity: tuple[str, tuple[str, str]],
-) -> Dataset:
+def _encode(source: Source, pixels: NDArray[Any], kind: Kind, meaning: _Meaning) -> Dataset:
     """Return the object, whose references still name slices by number.
 
-    Args:
-        source: The scan.
-        pixels: (slices, rows, columns[, labels]).
-        segments: Their descriptions.
-        kind: How they are stored.
-        identity: What UIDs are derived from, and the algorithm.
+    `pixels` are (columns, rows, slices[, labels]): numbers of segments, or probabilities.
     """
     from highdicom.seg import Segmentation
 
-    key, algorithm = identity
+    key, algorithm, values = (
+        _identify(source, pixels, kind, meaning),
+        meaning.algorithm,
+        sorted(meaning.names),
+    )
     dataset: Dataset = Segmentation(
         source_images=_show_slices(source),
-        pixel_array=pixels,
+        pixel_array=np.moveaxis(pixels, (0, 1, 2), (2, 1, 0)),
         segmentation_type=kind.upper(),
-        segment_descriptions=segments,
+        segment_descriptions=[
+            _describe(value if kind == "labelmap" else rank, value, source, meaning)
+            for rank, value in enumerate(values, start=1)
+        ],
         series_instance_uid=derive_uid(key, "series"),
         series_number=990,
         sop_instance_uid=derive_uid(key, "instance"),
@@ -227,14 +216,24 @@ def _encode(
         content_date=source.date,
         content_time=source.time,
     )
+    _fix(dataset, derive_uid(key, "dimensions"))
+    return dataset
+
+
+def _identify(source: Source, pixels: NDArray[Any], kind: Kind, meaning: _Meaning) -> str:
+    settings = [sorted(table.items()) for table in (meaning.names, meaning.codes, meaning.categories)]
+    voxels = hash_voxels(pixels)
+    return fingerprint(source, "seg", kind, meaning.algorithm, settings, voxels, version("highdicom"))
+
+
+def _fix(dataset: Dataset, organization: str) -> None:
+    """Take out what highdicom takes from the clock and from chance."""
     for keyword in ("InstanceCreationDate", "InstanceCreationTime"):
         dataset.pop(keyword, None)
     for item in dataset.get("ContributingEquipmentSequence") or []:
         item.pop("ContributionDateTime", None)
-    organization = derive_uid(key, "dimensions")
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
-    return dataset
 
 
 def _show_slices(source: Source) -> list[Dataset]:
@@ -252,7 +251,9 @@ def _show_slices(source: Source) -> list[Dataset]:
         image.ImagePositionPatient = decimals(frame.position_mm)
         image.ImageOrientationPatient = decimals(first.orientation)
         image.PixelSpacing = decimals(first.spacing_mm)
-        image.SliceThickness = decimals([frame.thickness_mm or source.scan.geometry.spacing_mm[2]])[0]
+        thickness_mm = frame.thickness_mm or 0.0  # any number at all, or none
+        is_thick = math.isfinite(thickness_mm) and thickness_mm > 0
+        image.SliceThickness = decimals([thickness_mm if is_thick else source.scan.geometry.spacing_mm[2]])[0]
         images.append(image)
     return images
 

@@ -16,7 +16,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.multival import MultiValue
 from pydicom.valuerep import PersonName, format_number_as_ds
 
 from medseg import __version__
@@ -24,7 +28,7 @@ from medseg.core.errors import DataError
 from medseg.core.volume import Labels
 from medseg.io.dicom.derived import parsing, read_elements
 from medseg.io.dicom.elements import PARSE_ERRORS
-from medseg.io.dicom.scan import Frame, Scan
+from medseg.io.dicom.scan import Frame, Instance, Scan
 from medseg.io.dicom.slices import to_source
 from medseg.io.dicom.tags import text
 
@@ -47,8 +51,8 @@ DATES = tuple(
     for what in ("Content", "Acquisition", "Series", "Study", "InstanceCreation")
 )
 FORMS = {
-    "StudyID": r".{0,16}",
-    "AccessionNumber": r".{0,16}",
+    "StudyID": r"[^\\]{0,16}",
+    "AccessionNumber": r"[^\\]{0,16}",
     "StudyTime": r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?",
     "PatientSex": r"[MFO]",
     "PatientAge": r"\d{3}[DWMY]",
@@ -84,24 +88,33 @@ def read_source(scan: Scan, labels: Labels) -> Source:
 
     Raises:
         GeometryError: GRID_MISMATCH.
-        DataError: LABEL_REFERENCE: the scan has no UIDs that could be referred to.
+        FormatError: DICOM_DAMAGED.
+        DataError: LABEL_REFERENCE: the scan has no UIDs that tell its slices apart; FILE_UNREADABLE.
     """
-    if not all(frame.instance.sop_instance and frame.instance.series for frame in scan.frames):
-        raise DataError(
-            "the scan has no UIDs: no object can refer to it",
-            hint="export the series again",
-            code="LABEL_REFERENCE",
-        )
+    _check_uids(scan)
     array = to_source(labels, scan)
     wanted = {*TYPE_2, *TYPE_3, *(name for pair in DATES for name in pair), "PositionReferenceIndicator"}
     with parsing():
         raw = read_elements(scan.first.path, wanted)
         header = _copy(raw, scan)
         date, time = _find_date(raw)
-    space = scan.frames[0].frame_of_reference or derive_uid("frame of reference", scan.first.series)
-    header.FrameOfReferenceUID = space
-    header.PositionReferenceIndicator = clean(text(raw, "PositionReferenceIndicator"), "LO")
+        space = scan.frames[0].frame_of_reference or derive_uid("frame of reference", scan.first.series)
+        header.FrameOfReferenceUID = space
+        header.PositionReferenceIndicator = clean(text(raw, "PositionReferenceIndicator"), "LO")
     return Source(scan, header, array, space, date, time)
+
+
+def _check_uids(scan: Scan) -> None:
+    needed = {uid for frame in scan.frames for uid in (frame.instance.sop_instance, frame.instance.series)}
+    others = {uid for frame in scan.frames for uid in (frame.instance.study, frame.frame_of_reference)}
+    names = {(frame.instance.sop_instance, frame.index) for frame in scan.frames}
+    is_one = not any("\\" in uid for uid in needed | others)
+    if "" in needed or not is_one or len(names) < len(scan.frames):
+        raise DataError(
+            "no object can refer to the scan: UIDs are missing, several in one place, or shared by slices",
+            hint="export the series again",
+            code="LABEL_REFERENCE",
+        )
 
 
 def _copy(raw: Dataset, scan: Scan) -> Dataset:
@@ -133,9 +146,11 @@ def _is_valid(keyword: str, value: str) -> bool:
 
 
 def _text(raw: Dataset, keyword: str) -> str:
-    """Return a value as text; "" where it cannot be decoded."""
+    """Return a value as text, of several names one; "" where it cannot be decoded."""
     try:
         value = raw.get(keyword)
+        if isinstance(value, MultiValue) and dictionary_VR(keyword) == "PN":  # a patient has one
+            return " ".join(str(name) for name in value)
         return str(value) if isinstance(value, PersonName) else text(raw, keyword)
     except PARSE_ERRORS:
         return ""
@@ -161,9 +176,35 @@ def derive_uid(*parts: object) -> str:
 
 
 def fingerprint(source: Source, *settings: object) -> str:
-    """Return what the UIDs of an object are derived from: all that can change its content."""
-    frames = [(frame.instance.sop_instance, frame.index) for frame in source.scan.frames]
-    return derive_uid(__version__, frames, source.array.shape, hash_voxels(source.array), *settings)
+    """Return what the UIDs of an object are derived from.
+
+    All that the source and its labels can change in the content is in it: patient and study, the series and
+    its slices with their places, and the voxels; `settings` are whatever else does.
+    """
+    scan = source.scan
+    series = (scan.first.series, scan.modality, source.date, source.time, scan.geometry.spacing_mm)
+    slices = [(*_identify(frame.instance), _locate(frame)) for frame in scan.frames]
+    voxels = (source.array.shape, hash_voxels(source.array))
+    return derive_uid(__version__, _encode(source.header), series, slices, *voxels, *settings)
+
+
+def _identify(instance: Instance) -> tuple[object, ...]:
+    """Return what a reference to a file says."""
+    return instance.sop_class, instance.sop_instance, instance.pixels and instance.pixels.frames
+
+
+def _locate(frame: Frame) -> tuple[object, ...]:
+    """Return which frame of its file a slice is, and where it lies."""
+    return frame.index, frame.position_mm, frame.orientation, frame.spacing_mm, frame.thickness_mm
+
+
+def _encode(header: Dataset) -> bytes:
+    """Return a header as it is written."""
+    stream = DicomBytesIO()
+    stream.is_little_endian, stream.is_implicit_VR = True, True
+    with parsing():
+        write_dataset(stream, header)
+    return stream.getvalue()
 
 
 def hash_voxels(array: NDArray[Any]) -> str:

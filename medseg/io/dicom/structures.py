@@ -35,23 +35,9 @@ def match(structures: Structures, wanted: Mapping[str, int], labels: Mapping[int
         raise DataError(
             "two structures have the same number", hint="export the structures again", code="LABEL_ROI"
         )
-    named = {value: name for value, name in labels.items() if value > 0}
-    if not wanted and not named:
-        raise ConfigError("no structure is asked for", hint="map names to labels", code="LABEL_INVALID")
-    if not wanted:
-        return {
-            _choose(_called(structures, name), len(structures), value): value for value, name in named.items()
-        }
+    fits = _find_wanted(structures, wanted) if wanted else _find_named(structures, labels)
     chosen: dict[int, int] = {}
-    for key, value in wanted.items():
-        if value < 1:
-            raise ConfigError(
-                f"a structure cannot become label {value}", hint="labels start at 1", code="LABEL_INVALID"
-            )
-        is_optional = key.startswith("?")
-        found = _find(structures, key.removeprefix("?"))
-        if not found and is_optional:
-            continue
+    for value, found in fits:
         number = _choose(found, len(structures), value)
         if chosen.setdefault(number, value) != value:
             raise DataError(
@@ -62,6 +48,28 @@ def match(structures: Structures, wanted: Mapping[str, int], labels: Mapping[int
     if not chosen:
         raise _refuse([], len(structures), "all labels")
     return chosen
+
+
+Fits = list[tuple[int, list[int]]]
+"""Label value, and the numbers of the structures that fit it."""
+
+
+def _find_wanted(structures: Structures, wanted: Mapping[str, int]) -> Fits:
+    """Return what fits every key; a key for what may be missing is left out where it is."""
+    if (least := min(wanted.values())) < 1:
+        raise ConfigError(
+            f"a structure cannot become label {least}", hint="labels start at 1", code="LABEL_INVALID"
+        )
+    fits = [(key, value, _find(structures, key.removeprefix("?"))) for key, value in wanted.items()]
+    return [(value, found) for key, value, found in fits if found or not key.startswith("?")]
+
+
+def _find_named(structures: Structures, labels: Mapping[int, str]) -> Fits:
+    """Return what is called as the labels are."""
+    fits = [(value, _called(structures, name)) for value, name in labels.items() if value > 0]
+    if not fits:
+        raise ConfigError("no structure is asked for", hint="map names to labels", code="LABEL_INVALID")
+    return fits
 
 
 def match_segments(
