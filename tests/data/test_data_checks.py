@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg.core.errors import ResourceError
+from medseg.core.errors import DataError, ResourceError
 from medseg.core.files import to_json
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Labels, Volume
 from medseg.data import checks
 from medseg.data.cases import Case
-from medseg.data.checks import check_case, hash_files, nonzero_box, screen_cohort
+from medseg.data.checks import check_case, hash_files, nonzero_box, require_unchanged, screen_cohort
 from medseg.io import write_labels, write_volume
 from tests.builders import STORAGES, make_box_case, make_data, make_record, restore
 
@@ -250,3 +250,14 @@ def test_the_hash_of_a_detached_header_covers_its_voxels(tmp_path):
         (tmp_path / "a.raw").write_bytes(voxels)
         found.add(hash_files(Case("a", (tmp_path / "a.mhd",)))[0])
     assert len(found) == 2 and "" not in found
+
+
+def test_files_that_changed_since_they_were_hashed_are_refused(tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(b"one")
+    case = Case("a", (tmp_path / "a.nii.gz",))
+    before = hash_files(case)[0]
+    require_unchanged(case, before)
+    (tmp_path / "a.nii.gz").write_bytes(b"two")
+    with pytest.raises(DataError) as caught:
+        require_unchanged(case, before)
+    assert caught.value.code == "FILE_CHANGED"

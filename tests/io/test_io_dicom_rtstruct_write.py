@@ -317,3 +317,11 @@ def test_several_names_of_one_patient_become_one(tmp_path: Path) -> None:
     write_rtstruct(tmp_path / "x.dcm", make_labels(scan), scan, NAMES)
     assert pydicom.dcmread(tmp_path / "x.dcm").PatientName == "Nobody No^One"
     assert find_errors(tmp_path / "x.dcm") == []
+
+
+def test_structures_of_unknown_origin_claim_none(tmp_path: Path) -> None:
+    scan = make_scan(tmp_path)
+    write_rtstruct(tmp_path / "rt.dcm", make_labels(scan), scan, NAMES, algorithm=("unknown", "unknown"))
+    dataset = pydicom.dcmread(tmp_path / "rt.dcm")
+    assert {one.ROIGenerationAlgorithm for one in dataset.StructureSetROISequence} == {""}
+    assert find_errors(tmp_path / "rt.dcm") == []

@@ -369,3 +369,11 @@ def test_several_names_of_one_patient_become_one(tmp_path: Path) -> None:
     write_seg(tmp_path / "x.dcm", make_labels(scan), scan, NAMES)
     assert pydicom.dcmread(tmp_path / "x.dcm").PatientName == "Nobody No^One"
     assert find_errors(tmp_path / "x.dcm") == []
+
+
+def test_labels_of_unknown_origin_are_not_passed_off_as_an_algorithms(scan: Scan, tmp_path: Path) -> None:
+    write_seg(tmp_path / "seg.dcm", make_labels(scan), scan, NAMES, algorithm=("unknown", "unknown"))
+    dataset = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert {one.SegmentAlgorithmType for one in dataset.SegmentSequence} == {"SEMIAUTOMATIC"}
+    assert dataset.SeriesDescription == "segmentation"
+    assert find_errors(tmp_path / "seg.dcm") == []

@@ -26,10 +26,12 @@ from medseg.io.dicom.elements import quiet
 from medseg.io.dicom.scan import Frame, Scan
 from medseg.io.dicom.source import (
     MANUFACTURER,
+    UNKNOWN,
     Source,
     check_names,
     clean,
     derive_uid,
+    describe_maker,
     fingerprint,
     read_source,
     refer_to,
@@ -58,7 +60,7 @@ def write_rtstruct(
         labels: On the grid of the scan; for a repaired scan it is brought back to the source's slices.
         scan: The source: its patient, study and slices are referred to.
         names: Label value -> name; becomes ROI number and name.
-        algorithm: Name and version of what made the labels.
+        algorithm: Name and version of what made the labels; UNKNOWN is a name, too.
 
     Returns:
         Whether there is a contour at all.
@@ -87,7 +89,7 @@ def _describe(source: Source, names: Mapping[int, str], algorithm: tuple[str, st
     dataset.SeriesInstanceUID = derive_uid(key, "series")
     dataset.Modality = "RTSTRUCT"
     dataset.SeriesNumber, dataset.InstanceNumber = 991, 1
-    dataset.SeriesDescription = clean(f"{algorithm[0]} structures", "LO")
+    dataset.SeriesDescription = clean(describe_maker(algorithm, "structures"), "LO")
     dataset.OperatorsName = ""
     dataset.Manufacturer = MANUFACTURER
     dataset.ManufacturerModelName = clean(algorithm[0], "LO")
@@ -127,8 +129,11 @@ def _add_structures(
         structure.ROINumber = value
         structure.ReferencedFrameOfReferenceUID = source.frame_of_reference
         structure.ROIName = clean(names[value], "LO")
-        structure.ROIGenerationAlgorithm = "AUTOMATIC"
-        structure.ROIGenerationDescription = clean(" ".join(algorithm), "LO")
+        if algorithm[0] == UNKNOWN:
+            structure.ROIGenerationAlgorithm = ""
+        else:
+            structure.ROIGenerationAlgorithm = "AUTOMATIC"
+            structure.ROIGenerationDescription = clean(" ".join(algorithm), "LO")
         drawn.ROIDisplayColor = list(COLOURS[(value - 1) % len(COLOURS)])
         drawn.ReferencedROINumber = value
         if value in drawn_contours:

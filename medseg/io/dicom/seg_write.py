@@ -30,11 +30,13 @@ from medseg.io.dicom.scan import Scan
 from medseg.io.dicom.slices import map_to_source, reorder
 from medseg.io.dicom.source import (
     MANUFACTURER,
+    UNKNOWN,
     Source,
     check_names,
     clean,
     decimals,
     derive_uid,
+    describe_maker,
     fingerprint,
     hash_voxels,
     read_source,
@@ -89,7 +91,7 @@ def write_seg(
         codes: Label value -> what it is (segmented property type); TISSUE where it is not listed.
         categories: Label value -> category of that; ANATOMY where it is not listed.
         kind: How segments are stored; "fractional" needs probabilities.
-        algorithm: Name and version of what made the labels.
+        algorithm: Name and version of what made the labels; UNKNOWN is a name, too.
         probabilities: (labels, I, J, K) in ascending order of labels, 0..1, on the grid of `labels`.
 
     Returns:
@@ -170,7 +172,8 @@ def _describe(number: int, value: int, source: Source, meaning: _Meaning) -> Seg
         segment_label=clean(meaning.names[value], "LO") or f"label {value}",
         segmented_property_category=CodedConcept(*meaning.categories.get(value, ANATOMY)),
         segmented_property_type=CodedConcept(*meaning.codes.get(value, TISSUE)),
-        algorithm_type="AUTOMATIC",
+        # Of unknown labels neither a hand nor an algorithm alone may be claimed; a value must be given.
+        algorithm_type="SEMIAUTOMATIC" if meaning.algorithm[0] == UNKNOWN else "AUTOMATIC",
         algorithm_identification=AlgorithmIdentificationSequence(
             name, CodedConcept(*ALGORITHM_FAMILY), version_of_it
         ),
@@ -212,7 +215,7 @@ def _encode(source: Source, pixels: NDArray[Any], kind: Kind, meaning: _Meaning)
         omit_empty_frames=False,
         content_label="SEGMENTATION",
         content_description=None,
-        series_description=clean(f"{algorithm[0]} segmentation", "LO"),
+        series_description=clean(describe_maker(algorithm, "segmentation"), "LO"),
         content_date=source.date,
         content_time=source.time,
     )

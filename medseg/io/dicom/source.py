@@ -32,6 +32,7 @@ from medseg.io.dicom.scan import Frame, Instance, Scan
 from medseg.io.dicom.slices import to_source
 from medseg.io.dicom.tags import text
 
+UNKNOWN = "unknown"  # the algorithm of labels that nobody tells the origin of
 MANUFACTURER = "medseg"
 MAX_TEXT = {"LO": 64, "SH": 16}  # PS3.5 6.2
 UNKNOWN_DATE, UNKNOWN_TIME = "19000101", "000000"
@@ -213,6 +214,11 @@ def hash_voxels(array: NDArray[Any]) -> str:
     for index in range(array.shape[2]):
         digest.update(np.swapaxes(array[:, :, index], 0, 1).tobytes())
     return digest.hexdigest()
+
+
+def describe_maker(algorithm: tuple[str, str], what: str) -> str:
+    """Return the description of a series: "medseg segmentation", or "segmentation" of unknown origin."""
+    return what if algorithm[0] == UNKNOWN else f"{algorithm[0]} {what}"
 
 
 def clean(value: str, vr: str) -> str:
