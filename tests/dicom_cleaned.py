@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydicom import Dataset, config, dcmread
 
-from medseg.io.dicom.deidentify import deidentify_file
-from medseg.io.dicom.profile import Policy
-from medseg.io.dicom.pseudonyms import Pseudonyms
+from medseg.io.dicom.deidentify.files import deidentify_file
+from medseg.io.dicom.deidentify.profile import Policy
+from medseg.io.dicom.deidentify.pseudonyms import Pseudonyms
 from tests.dicom_files import Grid, Plan, make_slice, save
 
 KEY = b"a key of some site, 32 bytes long"

@@ -27,7 +27,7 @@ import numpy as np
 
 from medseg.core.errors import ConfigError, DataError, MedsegError
 from medseg.io.dicom import Options, choose_scan, find_series, group_studies, read_scan, scan_id
-from medseg.io.dicom.label import list_labels, make_label, read_label
+from medseg.io.dicom.labels.label import list_labels, make_label, read_label
 from medseg.io.dicom.scan import Index, Scan
 from tests.dicom_files import ROOT
 from tests.dicom_fuzz_outputs import deidentify_all, write_image

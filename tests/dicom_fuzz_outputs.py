@@ -11,13 +11,13 @@ from medseg.core.errors import MedsegError
 from medseg.core.volume import Labels, Volume
 from medseg.io import read_volume, write_volume
 from medseg.io.dicom import Index, Scan, find_series
-from medseg.io.dicom.deidentify import deidentify_file
-from medseg.io.dicom.profile import Policy
-from medseg.io.dicom.pseudonyms import Pseudonyms, find_patient
-from medseg.io.dicom.rtstruct import read_rtstruct
-from medseg.io.dicom.rtstruct_write import write_rtstruct
-from medseg.io.dicom.seg import read_seg
-from medseg.io.dicom.seg_write import write_seg
+from medseg.io.dicom.deidentify.files import deidentify_file
+from medseg.io.dicom.deidentify.profile import Policy
+from medseg.io.dicom.deidentify.pseudonyms import Pseudonyms, find_patient
+from medseg.io.dicom.labels.rtstruct import read_rtstruct
+from medseg.io.dicom.labels.rtstruct_write import write_rtstruct
+from medseg.io.dicom.labels.seg import read_seg
+from medseg.io.dicom.labels.seg_write import write_seg
 
 NAMES = Pseudonyms(b"a key of some site, 32 bytes long")
 POLICIES = (Policy(allow_burned_in=True), Policy("shift", keep_device=True))

@@ -14,11 +14,11 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import generate_uid
 
-from medseg.io.dicom import worker
-from medseg.io.dicom.decoder import Decoder
 from medseg.io.dicom.elements import quiet
 from medseg.io.dicom.header import read_instance
-from medseg.io.dicom.pixels import decode_frames
+from medseg.io.dicom.pixels import worker
+from medseg.io.dicom.pixels.decode import decode_frames
+from medseg.io.dicom.pixels.decoder import Decoder
 from medseg.io.dicom.scan import Frame, Instance
 
 ROWS, COLUMNS = 12, 10

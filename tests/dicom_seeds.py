@@ -17,8 +17,8 @@ from pydicom.sequence import Sequence as Items
 from medseg.core.volume import Labels
 from medseg.io.dicom import choose_scans, find_series
 from medseg.io.dicom.elements import quiet
-from medseg.io.dicom.rtstruct_write import write_rtstruct
-from medseg.io.dicom.seg_write import write_seg
+from medseg.io.dicom.labels.rtstruct_write import write_rtstruct
+from medseg.io.dicom.labels.seg_write import write_seg
 from tests import dicom_streams
 from tests.dicom_enhanced import Object, in_order, write_enhanced
 from tests.dicom_files import (

@@ -18,7 +18,7 @@ from medseg.core.errors import ConfigError, DataError
 from medseg.core.files import make_folder
 
 if TYPE_CHECKING:
-    from medseg.io.dicom.label import DicomLabel
+    from medseg.io.dicom.labels.label import DicomLabel
     from medseg.io.dicom.scan import Scan
 
 Key = Callable[[], bytes]

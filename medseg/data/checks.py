@@ -23,7 +23,7 @@ from medseg.data.settings import Data
 from medseg.io import list_files
 
 if TYPE_CHECKING:
-    from medseg.io.dicom.label import DicomLabel
+    from medseg.io.dicom.labels.label import DicomLabel
     from medseg.io.dicom.scan import Scan
 
 SAMPLES = 1000  # foreground intensities kept per case and channel
@@ -108,7 +108,7 @@ def _hash_choice(image: Scan | DicomLabel) -> str:
     All that reading takes from the headers is in it, so that a file which was replaced after its header was
     read never gets the hash of the new file alone.
     """
-    from medseg.io.dicom.label import DicomLabel
+    from medseg.io.dicom.labels.label import DicomLabel
 
     if isinstance(image, DicomLabel):
         return sha256_of([image.rois, {str(value): name for value, name in image.labels.items()}])

@@ -217,7 +217,7 @@ def _split_by_label(
     fits: list[list[Fit]], rules: Sequence[SeriesRule], index: Index
 ) -> list[list[list[Fit]]]:
     """Return the fits of each channel, once for each case that the study makes."""
-    from medseg.io.dicom.label import find_labels
+    from medseg.io.dicom.labels.label import find_labels
 
     if len(fits) > 1 or len(fits[0]) < 2:
         return [fits]
@@ -230,7 +230,7 @@ def _split_by_label(
 
 def add_label(case: Case, index: Index, settings: Data) -> Case:
     """Return the case with the RTSTRUCT or SEG that refers to one of its scans, or with why it has none."""
-    from medseg.io.dicom.label import find_labels, make_label
+    from medseg.io.dicom.labels.label import find_labels, make_label
 
     scans = [image for image in case.images if not isinstance(image, Path)]
     found = [(label, scan) for scan in scans for label in find_labels(index, scan)]

@@ -21,7 +21,7 @@ from medseg.data.studies import Wanted, name_patient, read_index
 from medseg.io import is_image, looks_like_dicom
 
 if TYPE_CHECKING:
-    from medseg.io.dicom.label import DicomLabel
+    from medseg.io.dicom.labels.label import DicomLabel
     from medseg.io.dicom.scan import Scan
 
 
@@ -109,7 +109,7 @@ def _resolve_label(
 ) -> Path | DicomLabel | None:
     if not isinstance(label, Path) or not _is_dicom(label):
         return label
-    from medseg.io.dicom.label import list_labels, make_label
+    from medseg.io.dicom.labels.label import list_labels, make_label
 
     found, scans = list_labels(read_index(label)), [image for image in images if not isinstance(image, Path)]
     if len(found) != 1:

@@ -51,7 +51,7 @@ from medseg.io.safety import read_bytes
 from medseg.io.voxels import shrink, to_labels
 
 if TYPE_CHECKING:
-    from medseg.io.dicom.label import DicomLabel
+    from medseg.io.dicom.labels.label import DicomLabel
     from medseg.io.dicom.scan import Scan
 
 FORMATS: dict[str, Format] = {
@@ -119,7 +119,7 @@ def read_labels(label: Path | DicomLabel) -> Labels:
     """
     if isinstance(label, Path):
         return to_labels(_format_of(label).read(label))
-    from medseg.io.dicom.label import read_label
+    from medseg.io.dicom.labels.label import read_label
 
     return read_label(label)
 

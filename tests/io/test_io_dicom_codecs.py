@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from pydicom.encaps import encapsulate
 
 from medseg.core.errors import FormatError
-from medseg.io.dicom import pixels
 from medseg.io.dicom.elements import quiet
 from medseg.io.dicom.header import read_instance
-from medseg.io.dicom.pixels import decode_frames
+from medseg.io.dicom.pixels import decode as pixels
+from medseg.io.dicom.pixels.decode import decode_frames
+from medseg.io.dicom.pixels.stored import adopt
 from medseg.io.dicom.scan import Frame
-from medseg.io.dicom.stored import adopt
 from tests import dicom_streams
 from tests.dicom_compress import compress, compress_j2k, compress_jpeg_lossless
 from tests.dicom_pixels import (

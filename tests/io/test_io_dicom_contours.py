@@ -8,8 +8,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
 import tests.builders  # noqa: F401 - its hypothesis profile
-from medseg.io.dicom import contours
-from medseg.io.dicom.contours import rasterise, trace
+from medseg.io.dicom.labels import contours
+from medseg.io.dicom.labels.contours import rasterise, trace
 
 SQUARE = np.array([[0.5, 1.5], [3.5, 1.5], [3.5, 3.5], [0.5, 3.5]])  # 3 columns from 1, 2 rows from 2
 

@@ -23,10 +23,10 @@ from pydicom.uid import (
 )
 
 from medseg.core.errors import DataError
-from medseg.io.dicom.deidentify import deidentify_file, may_show_text
+from medseg.io.dicom.deidentify.files import deidentify_file, may_show_text
+from medseg.io.dicom.deidentify.identifiers import split_name, write_date
+from medseg.io.dicom.deidentify.profile import TABLE, Policy, find_action
 from medseg.io.dicom.elements import read_meta
-from medseg.io.dicom.identifiers import split_name, write_date
-from medseg.io.dicom.profile import TABLE, Policy, find_action
 from tests.dicom_cleaned import NAMES, PLAIN, SHIFT, clean, clean_slice
 from tests.dicom_enhanced import one_item
 from tests.dicom_files import Grid, Plan, Store, make_header, make_slice, make_uid, save

@@ -11,7 +11,7 @@ import pytest
 from pydicom.encaps import encapsulate
 
 from medseg.core.errors import DataError
-from medseg.io.dicom import pixels
+from medseg.io.dicom.pixels import decode as pixels
 from medseg.io.dicom.scan import Instance
 from tests import dicom_streams
 from tests.dicom_compress import compress, compress_jpeg_lossless

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medseg.core.errors import DataError, FormatError
-from medseg.io.dicom.pixels import decode_frames, inflate
+from medseg.io.dicom.pixels.decode import decode_frames, inflate
 from tests.dicom_pixels import (
     BIG_ENDIAN,
     COLUMNS,

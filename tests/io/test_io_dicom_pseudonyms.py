@@ -18,10 +18,10 @@ from pydicom.uid import (
 )
 
 from medseg.core.errors import FormatError
-from medseg.io.dicom.cleaner import Cleaner
-from medseg.io.dicom.identifiers import Identifiers
-from medseg.io.dicom.profile import Policy
-from medseg.io.dicom.pseudonyms import MAX_SHIFT_DAYS, Pseudonyms
+from medseg.io.dicom.deidentify.cleaner import Cleaner
+from medseg.io.dicom.deidentify.identifiers import Identifiers
+from medseg.io.dicom.deidentify.profile import Policy
+from medseg.io.dicom.deidentify.pseudonyms import MAX_SHIFT_DAYS, Pseudonyms
 from tests.dicom_cleaned import KEY, NAMES, SHIFT, clean, clean_slice
 from tests.dicom_enhanced import one_item
 from tests.dicom_files import Grid, Plan, Store, make_slice, save, write_series

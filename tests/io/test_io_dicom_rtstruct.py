@@ -16,9 +16,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from medseg.core.errors import DataError
 from medseg.core.geometry import Geometry
 from medseg.io.dicom import Scan
-from medseg.io.dicom.derived import list_structures
-from medseg.io.dicom.rtstruct import read_rtstruct, write_rtstruct
-from medseg.io.dicom.slices import reorder
+from medseg.io.dicom.labels.derived import list_structures
+from medseg.io.dicom.labels.rtstruct import read_rtstruct, write_rtstruct
+from medseg.io.dicom.labels.slices import reorder
 from tests.dicom_labels import (
     NAMES,
     STEP_MM,

@@ -16,8 +16,8 @@ from pydicom.uid import MRImageStorage
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Labels
 from medseg.io.dicom import Scan
-from medseg.io.dicom.rtstruct import read_rtstruct, write_rtstruct
-from medseg.io.dicom.slices import to_source
+from medseg.io.dicom.labels.rtstruct import read_rtstruct, write_rtstruct
+from medseg.io.dicom.labels.slices import to_source
 from tests.builders import make_rotation
 from tests.dicom_edits import both, drop, put, raw
 from tests.dicom_files import Edit, Grid, to_vector, write_series

@@ -14,7 +14,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from medseg.core.errors import DataError
 from medseg.io.dicom import Scan
-from medseg.io.dicom.seg import read_seg, write_seg
+from medseg.io.dicom.labels.seg import read_seg, write_seg
 from tests.dicom_labels import (
     NAMES,
     code_of,

@@ -19,9 +19,9 @@ from medseg.core.errors import ConfigError, DataError
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Labels
 from medseg.io.dicom import Scan
-from medseg.io.dicom.derived import list_structures
-from medseg.io.dicom.seg import read_seg, write_seg
-from medseg.io.dicom.slices import reorder, to_source
+from medseg.io.dicom.labels.derived import list_structures
+from medseg.io.dicom.labels.seg import read_seg, write_seg
+from medseg.io.dicom.labels.slices import reorder, to_source
 from tests.dicom_edits import both, drop, put, raw
 from tests.dicom_files import Edit
 from tests.dicom_labels import (

@@ -8,7 +8,7 @@ import pytest
 from medseg.core.errors import GeometryError
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Labels
-from medseg.io.dicom.slices import Planes, from_source, reorder, to_source
+from medseg.io.dicom.labels.slices import Planes, from_source, reorder, to_source
 from tests.builders import STORAGES, Storage, restore
 from tests.dicom_labels import SOURCES, make_labels, make_scan, paint
 

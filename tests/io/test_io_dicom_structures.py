@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medseg.core.errors import ConfigError, DataError
-from medseg.io.dicom.structures import check_reference, match, match_segments
+from medseg.io.dicom.labels.structures import check_reference, match, match_segments
 from tests.dicom_labels import make_scan
 
 STRUCTURES = [(1, "GTV Mass"), (2, "Lung left "), (5, "Lung right"), (7, "gtv node")]

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from medseg.core.errors import FormatError, ResourceError
-from medseg.io.dicom import decoder, worker
-from medseg.io.dicom.codecs import CODECS
-from medseg.io.dicom.decoder import Decoder
-from medseg.io.dicom.pixels import decode_frames
+from medseg.io.dicom.pixels import decoder, worker
+from medseg.io.dicom.pixels.codecs import CODECS
+from medseg.io.dicom.pixels.decode import decode_frames
+from medseg.io.dicom.pixels.decoder import Decoder
 from medseg.io.dicom.scan import Instance
 from tests import dicom_streams
 from tests.dicom_compress import compress, compress_jpeg_lossless
@@ -117,7 +117,7 @@ def test_a_codec_that_takes_too_much_memory_or_time_is_stopped(
 ) -> None:
     monkeypatch.setattr(decoder, "GRACE_S", 0.0)
     program = (
-        "from types import SimpleNamespace as Codec; from medseg.io.dicom import worker; "
+        "from types import SimpleNamespace as Codec; from medseg.io.dicom.pixels import worker; "
         f"worker.CODECS['{RLE}'] = Codec(decode=lambda stream, pixels: {codec}); worker.main()"
     )
     monkeypatch.setattr(Misbehaving, "program", program)

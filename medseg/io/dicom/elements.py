@@ -24,7 +24,7 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 
 from medseg.io.dicom.layout import BIG_ENDIAN, DEFLATED, IMPLICIT, NATIVE
-from medseg.io.dicom.pixels import inflate
+from medseg.io.dicom.pixels.decode import inflate
 from medseg.io.dicom.tags import PIXEL_ELEMENTS, TAGS
 
 MAX_HEADER_BYTES = 1 << 30  # of an inflated file: the size of a large multi-frame object

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydicom.dataset import Dataset
 
 from medseg.core.errors import DataError, FormatError
-from medseg.io.dicom.codecs import CODECS
-from medseg.io.dicom.pixels import missing_decoder
+from medseg.io.dicom.pixels.codecs import CODECS
+from medseg.io.dicom.pixels.decode import missing_decoder
 from medseg.io.dicom.scan import Pixels
 from medseg.io.dicom.tags import PIXEL_ELEMENTS, integer, text
 from medseg.io.safety import max_image_bytes

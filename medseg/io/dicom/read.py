@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from medseg.core.volume import Volume
 from medseg.io.dicom.elements import quiet
-from medseg.io.dicom.pixels import decode_frames
+from medseg.io.dicom.pixels.decode import decode_frames
 from medseg.io.dicom.repair import resample
 from medseg.io.dicom.scan import Scan
 from medseg.io.voxels import check_finite

@@ -17,7 +17,7 @@ import numpy as np
 
 from medseg.core.errors import GeometryError
 from medseg.io.dicom.grid import axes_of
-from medseg.io.dicom.pixels import decode_frames
+from medseg.io.dicom.pixels.decode import decode_frames
 from medseg.io.dicom.scan import Frame
 
 PROTOCOL = ("StackID", "EchoTime", "InversionTime", "DiffusionBValue", "ConvolutionKernel", "KVP")

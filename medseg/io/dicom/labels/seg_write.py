@@ -26,9 +26,8 @@ from medseg.core.errors import ConfigError, DataError
 from medseg.core.files import atomic_path
 from medseg.core.volume import Labels
 from medseg.io.dicom.elements import quiet
-from medseg.io.dicom.scan import Scan
-from medseg.io.dicom.slices import map_to_source, reorder
-from medseg.io.dicom.source import (
+from medseg.io.dicom.labels.slices import map_to_source, reorder
+from medseg.io.dicom.labels.source import (
     MANUFACTURER,
     UNKNOWN,
     Source,
@@ -43,6 +42,7 @@ from medseg.io.dicom.source import (
     refer_to,
     refer_to_files,
 )
+from medseg.io.dicom.scan import Scan
 
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription

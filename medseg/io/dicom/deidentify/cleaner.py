@@ -11,9 +11,9 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from medseg.core.errors import FormatError
-from medseg.io.dicom.identifiers import Identifiers, list_texts
-from medseg.io.dicom.profile import Action, Policy, dummy, find_action
-from medseg.io.dicom.pseudonyms import Pseudonyms
+from medseg.io.dicom.deidentify.identifiers import Identifiers, list_texts
+from medseg.io.dicom.deidentify.profile import Action, Policy, dummy, find_action
+from medseg.io.dicom.deidentify.pseudonyms import Pseudonyms
 
 MAX_DEPTH = 32  # no real object comes near
 NUMBERS = re.compile(rb"[0-9+\-.eE \\\0]*")

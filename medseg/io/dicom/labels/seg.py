@@ -19,7 +19,10 @@ from pydicom.dataset import Dataset
 from medseg.core.errors import DataError, FormatError, GeometryError
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Labels
-from medseg.io.dicom.derived import (
+from medseg.io.dicom.elements import quiet
+from medseg.io.dicom.frames import read_frames
+from medseg.io.dicom.grid import check_place
+from medseg.io.dicom.labels.derived import (
     LABELMAP,
     MAX_SEGMENT,
     SEGMENTATION,
@@ -28,15 +31,12 @@ from medseg.io.dicom.derived import (
     parsing,
     read_derived,
 )
-from medseg.io.dicom.elements import quiet
-from medseg.io.dicom.frames import read_frames
-from medseg.io.dicom.grid import check_place
-from medseg.io.dicom.paint import Painter
-from medseg.io.dicom.pixels import decode_frames
+from medseg.io.dicom.labels.paint import Painter
+from medseg.io.dicom.labels.seg_write import write_seg
+from medseg.io.dicom.labels.slices import Planes, from_source, reorder
+from medseg.io.dicom.labels.structures import check_reference, match_segments
+from medseg.io.dicom.pixels.decode import decode_frames
 from medseg.io.dicom.scan import Frame, Scan
-from medseg.io.dicom.seg_write import write_seg
-from medseg.io.dicom.slices import Planes, from_source, reorder
-from medseg.io.dicom.structures import check_reference, match_segments
 from medseg.io.dicom.tags import integer, text
 
 KINDS = ("BINARY", "FRACTIONAL", "LABELMAP")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.core.errors import DataError
-from medseg.io.dicom.contours import Box
+from medseg.io.dicom.labels.contours import Box
 from medseg.io.dicom.scan import Scan
 
 WHOLE: Box = (slice(None), slice(None))

@@ -111,7 +111,7 @@ class Decoder:
             "OPENBLAS_NUM_THREADS": "1",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-B", "-P", "-m", "medseg.io.dicom.worker"],
+            [sys.executable, "-B", "-P", "-m", "medseg.io.dicom.pixels.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -122,7 +122,7 @@ class Decoder:
         except FormatError as error:
             raise ResourceError(
                 "the process that decodes compressed images cannot start",
-                hint="try again with more memory; `python -m medseg.io.dicom.worker` shows what is wrong",
+                hint="try again with more memory; `python -m medseg.io.dicom.pixels.worker` shows why",
                 code="DECODER_START",
             ) from error
         return self._process

@@ -26,11 +26,11 @@ from pydicom.uid import (
 
 from medseg import __version__
 from medseg.core.errors import DataError, FormatError
-from medseg.io.dicom.cleaner import Cleaner
+from medseg.io.dicom.deidentify.cleaner import Cleaner
+from medseg.io.dicom.deidentify.identifiers import Identifiers, list_texts
+from medseg.io.dicom.deidentify.profile import EDITION, Policy, list_methods
+from medseg.io.dicom.deidentify.pseudonyms import Pseudonyms
 from medseg.io.dicom.elements import PARSE_ERRORS, quiet
-from medseg.io.dicom.identifiers import Identifiers, list_texts
-from medseg.io.dicom.profile import EDITION, Policy, list_methods
-from medseg.io.dicom.pseudonyms import Pseudonyms
 
 PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
 CONTENT, DOCUMENT = 0x0040A730, 0x00420011

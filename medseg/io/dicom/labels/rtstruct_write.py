@@ -20,11 +20,10 @@ from scipy.ndimage import find_objects
 from medseg import __version__
 from medseg.core.files import atomic_path
 from medseg.core.volume import Labels
-from medseg.io.dicom.contours import Points, trace
-from medseg.io.dicom.derived import RTSTRUCT
 from medseg.io.dicom.elements import quiet
-from medseg.io.dicom.scan import Frame, Scan
-from medseg.io.dicom.source import (
+from medseg.io.dicom.labels.contours import Points, trace
+from medseg.io.dicom.labels.derived import RTSTRUCT
+from medseg.io.dicom.labels.source import (
     MANUFACTURER,
     UNKNOWN,
     Source,
@@ -37,6 +36,7 @@ from medseg.io.dicom.source import (
     refer_to,
     refer_to_files,
 )
+from medseg.io.dicom.scan import Frame, Scan
 
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management: retired, and still asked for
 RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])

@@ -16,13 +16,13 @@ from pydicom.dataset import Dataset
 
 from medseg.core.errors import DataError, FormatError
 from medseg.core.volume import Labels
-from medseg.io.dicom.contours import Points, fill
-from medseg.io.dicom.derived import RTSTRUCT, list_rois, parsing, read_derived
-from medseg.io.dicom.paint import Painter
-from medseg.io.dicom.rtstruct_write import write_rtstruct
+from medseg.io.dicom.labels.contours import Points, fill
+from medseg.io.dicom.labels.derived import RTSTRUCT, list_rois, parsing, read_derived
+from medseg.io.dicom.labels.paint import Painter
+from medseg.io.dicom.labels.rtstruct_write import write_rtstruct
+from medseg.io.dicom.labels.slices import Planes, from_source
+from medseg.io.dicom.labels.structures import check_reference, match
 from medseg.io.dicom.scan import Scan
-from medseg.io.dicom.slices import Planes, from_source
-from medseg.io.dicom.structures import check_reference, match
 from medseg.io.dicom.tags import integer, text
 
 CLOSED = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"}

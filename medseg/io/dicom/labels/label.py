@@ -44,10 +44,10 @@ def read_label(label: DicomLabel) -> Labels:
         DataError: LABEL_ROI, LABEL_REFERENCE, DICOM_CONTOUR, DICOM_SEGMENTS_OVERLAP, DICOM_DAMAGED.
     """
     if label.kind == "RTSTRUCT":
-        from medseg.io.dicom.rtstruct import read_rtstruct
+        from medseg.io.dicom.labels.rtstruct import read_rtstruct
 
         return read_rtstruct(label.path, label.scan, label.rois, labels=label.labels)
-    from medseg.io.dicom.seg import read_seg
+    from medseg.io.dicom.labels.seg import read_seg
 
     return read_seg(label.path, label.scan, label.rois, labels=label.labels)
 

@@ -26,10 +26,10 @@ from pydicom.valuerep import PersonName, format_number_as_ds
 from medseg import __version__
 from medseg.core.errors import DataError
 from medseg.core.volume import Labels
-from medseg.io.dicom.derived import parsing, read_elements
 from medseg.io.dicom.elements import PARSE_ERRORS
+from medseg.io.dicom.labels.derived import parsing, read_elements
+from medseg.io.dicom.labels.slices import to_source
 from medseg.io.dicom.scan import Frame, Instance, Scan
-from medseg.io.dicom.slices import to_source
 from medseg.io.dicom.tags import text
 
 UNKNOWN = "unknown"  # the algorithm of labels that nobody tells the origin of

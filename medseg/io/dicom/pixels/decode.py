@@ -17,10 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.core.errors import DataError, FormatError
-from medseg.io.dicom.codecs import CODECS
-from medseg.io.dicom.decoder import Decoder
+from medseg.io.dicom.pixels.codecs import CODECS
+from medseg.io.dicom.pixels.decoder import Decoder
+from medseg.io.dicom.pixels.stored import (
+    BIG_ENDIAN,
+    LITTLE,
+    Order,
+    adopt,
+    count_bits,
+    find_dtype,
+    interpret,
+    locate,
+)
 from medseg.io.dicom.scan import Frame, Instance, Pixels
-from medseg.io.dicom.stored import BIG_ENDIAN, LITTLE, Order, adopt, count_bits, find_dtype, interpret, locate
 from medseg.io.safety import max_image_bytes
 
 DEFLATED = "1.2.840.10008.1.2.1.99"

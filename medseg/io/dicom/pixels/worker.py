@@ -1,7 +1,7 @@
 """The process that decodes compressed frames, so that a hostile stream can end only this one.
 
-`python -m medseg.io.dicom.worker`, started by decoder.py. A request is a line of JSON on stdin: path, number
-of the frame, layout of the pixels, CPU time that it and all frames before may take. The reply on stdout is a
+`python -m medseg.io.dicom.pixels.worker`, started by decoder.py. A request is a line of JSON on stdin: path,
+number of the frame, layout of the pixels, CPU time that it and all frames before may take. The reply on stdout is a
 line of JSON and the bytes that it announces, or an error. Nothing else of a file leaves this process; what
 libraries print is dropped.
 """
@@ -22,12 +22,12 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 
 from medseg.core.errors import FormatError, MedsegError
-from medseg.io.dicom.codecs import CODECS, refuse
 from medseg.io.dicom.elements import quiet, read_meta
-from medseg.io.dicom.fragments import Span, find_frames, read_spans
-from medseg.io.dicom.pixels import DEFLATED, check_length, inflate, missing_decoder
+from medseg.io.dicom.pixels.codecs import CODECS, refuse
+from medseg.io.dicom.pixels.decode import DEFLATED, check_length, inflate, missing_decoder
+from medseg.io.dicom.pixels.fragments import Span, find_frames, read_spans
+from medseg.io.dicom.pixels.stored import count_bits, locate
 from medseg.io.dicom.scan import Pixels
-from medseg.io.dicom.stored import count_bits, locate
 from medseg.io.dicom.tags import PIXEL_ELEMENTS
 
 try:
