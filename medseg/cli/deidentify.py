@@ -48,7 +48,7 @@ def deidentify(
     """
     with session("deidentify", subject=str(source), as_json=json, quiet=quiet, verbose=verbose) as report:
         from medseg.core.select import suggest
-        from medseg.io.dicom.profile import DATE_CHOICES, Policy
+        from medseg.io.dicom.deidentify.profile import DATE_CHOICES, Policy
 
         if dates not in DATE_CHOICES:
             hint = suggest(dates, DATE_CHOICES)
@@ -66,7 +66,7 @@ def deidentify(
 
 def announce(source: Path, out: Path, report: Report, progress: Progress) -> None:
     """Say what a dry run found; which pictures may show a name, only their whole headers tell."""
-    from medseg.io.dicom.pseudonyms import Pseudonyms
+    from medseg.io.dicom.deidentify.pseudonyms import Pseudonyms
     from medseg.workflows.deidentify import find_files, refuse_overlap
 
     refuse_overlap(source, out)

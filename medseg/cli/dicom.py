@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SeriesChoice = Annotated[
     str | None,
     typer.Option(
-        "--series", metavar="N|UID", help="Series, as `medseg inspect` numbers it.", show_default=False
+        "--series", metavar="N|ID|UID", help="Series, as `medseg inspect` lists it.", show_default=False
     ),
 ]
 VolumeChoice = Annotated[
@@ -73,8 +73,8 @@ def convert(
         str | None,
         typer.Option(
             "--series",
-            metavar="N|UID|all",
-            help="Series, as `medseg inspect` numbers it; `all` takes every volume.",
+            metavar="N|ID|UID|all",
+            help="Series, as `medseg inspect` lists it; `all` takes every volume.",
             show_default=False,
         ),
     ] = None,
@@ -116,7 +116,7 @@ def convert(
 
 
 def to_dicom(
-    mask: Annotated[Path, typer.Argument(help="A label map, such as OUT/<id>.nii.gz.", show_default=False)],
+    mask: Annotated[Path, typer.Argument(help="A label map, such as OUT/ID.nii.gz.", show_default=False)],
     source: Annotated[
         Path, typer.Option("--source", help="DICOM folder it was drawn on.", show_default=False)
     ],
@@ -129,7 +129,7 @@ def to_dicom(
     labels: Annotated[
         str | None,
         typer.Option(
-            "--labels", metavar="1=NAME,...", help="Names, else those of <id>.json.", show_default=False
+            "--labels", metavar="1=NAME,...", help="Names, else those of ID.json.", show_default=False
         ),
     ] = None,
     seg_type: Annotated[
@@ -147,14 +147,16 @@ def to_dicom(
     Example: `medseg to-dicom out/masks/a.nii.gz --source study/ -o out/dicom --format dicom-seg,rtstruct`
     """
     with session("to-dicom", subject=str(mask), as_json=json, quiet=quiet, verbose=verbose) as report:
-        from medseg.workflows.scans import Request
+        from medseg.data.studies import Wanted
         from medseg.workflows.to_dicom import OBJECTS, SEG_TYPES, Export, parse_labels, parse_names
         from medseg.workflows.to_dicom import to_dicom as work
 
         check_thickness(slice_thickness)
-        (kind,) = parse_names(seg_type, SEG_TYPES)
+        kind, *more = parse_names(seg_type, SEG_TYPES, "--seg-type")
+        if more:
+            raise ConfigError("--seg-type takes one name", hint=" or ".join(SEG_TYPES))
         export = Export(parse_names(format_, OBJECTS), parse_labels(labels) if labels else {}, kind)
-        request = Request(series, volume, allow_tilt, allow_resample_z, slice_thickness)
+        request = Wanted(series, volume, allow_tilt, allow_resample_z, slice_thickness)
         progress = make_progress(quiet=quiet)
         work(mask, source, out, export, request, progress=progress, report=report, key_file=find_key())
         progress.say(summarise(report))
@@ -182,8 +184,9 @@ def announce(paths: Sequence[Path], out: Path, request: Request, report: Report,
     from medseg.data.cases import peek_key
     from medseg.workflows.convert import output_names
     from medseg.workflows.report import CaseResult
-    from medseg.workflows.scans import find_scans
+    from medseg.workflows.scans import find_scans, refuse_inputs_in
 
+    refuse_inputs_in(out, paths)
     key_file = find_key()
     if not key_file.exists():
         progress.say("ids of DICOM scans are made up here: the first real run makes this site's key")
@@ -250,7 +253,11 @@ def _explain(entry: Entry) -> Iterator[str]:
         yield from (f"  {line}" for line in _explain(volume))
     if entry.structures is not None:
         named = ", ".join(_printable(name) for name in entry.names)
-        yield f"{entry.structures} structures: {named}" if named else "no structure"
+        yield (
+            f"{entry.structures} structure{'s' * (entry.structures > 1)}: {named}"
+            if named
+            else "no structure"
+        )
 
 
 def _printable(text: str) -> str:

@@ -47,7 +47,7 @@ def infer(
     allow_resample_z: AllowResampleZ = False,
     slice_thickness: SliceThickness = None,
     save_probabilities: Annotated[
-        bool, typer.Option("--save-probabilities", help="Also write <id>_prob.nii.gz.")
+        bool, typer.Option("--save-probabilities", help="Also write ID_prob.nii.gz.")
     ] = False,
     device: o.Device = None,
     threads: Annotated[

@@ -6,6 +6,7 @@ not; the others go on. Ids and groups are pseudonyms.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -21,6 +22,7 @@ from medseg.io import is_image, looks_like_dicom
 if TYPE_CHECKING:
     from medseg.io.dicom.scan import Index, Instance, Options, Scan, Series
 
+SERIES_ID = re.compile(r"dcm-[0-9a-f]{12}")
 LOOKS = 1000  # files that are opened to see whether a folder holds DICOM
 
 
@@ -29,7 +31,7 @@ class Wanted:
     """What the user says of DICOM inputs; `series` and `volume` go before the pipeline's rules.
 
     Args:
-        series: Number as `inspect` lists it, or SeriesInstanceUID.
+        series: Number or id as `inspect` lists them, or SeriesInstanceUID.
         volume: Number within the series, from 1.
         slice_thickness_mm: Of single slices whose header does not say it.
     """
@@ -110,9 +112,10 @@ def _pick_series(index: Index, settings: Data, wanted: Wanted, secret: bytes) ->
             hint="the pipeline's data.channels.<name>.series pick one scan a channel",
             code="SERIES_CHANNELS",
         )
-    asked = find_asked(index.series, wanted.series)
+    named = resolve_series(index.series, wanted.series, lambda: secret)
+    asked = find_asked(index.series, named)
     try:
-        (scan,) = choose_scans(index, series=wanted.series, volume=wanted.volume)
+        (scan,) = choose_scans(index, series=named, volume=wanted.volume)
         return make_case([convert_units(scan, next(iter(settings.channels.values())).series)], secret)
     except DataError as error:
         if asked is None:
@@ -123,6 +126,15 @@ def _pick_series(index: Index, settings: Data, wanted: Wanted, secret: bytes) ->
 def find_asked(series: Sequence[Series], wanted: str | None) -> Series | None:
     """Return the series of a number or UID."""
     return next((one for one in series if wanted in {str(one.number), one.first.series}), None)
+
+
+def resolve_series(series: Sequence[Series], wanted: str | None, key: Key) -> str | None:
+    """Return the number of the series whose id was asked for; what else was asked for stays as it is."""
+    if wanted is None or not SERIES_ID.fullmatch(wanted):
+        return wanted
+    secret = key()
+    numbers = [one.number for one in series if name_series(one.first, secret) == wanted]
+    return str(numbers[0]) if len(numbers) == 1 else wanted  # without UIDs, two may share an id
 
 
 def find_labelled(root: Path, settings: Data, key: Key) -> list[Case]:

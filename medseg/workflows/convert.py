@@ -14,10 +14,10 @@ from medseg.core.volume import Volume
 from medseg.data.cases import Case, pseudonymize, read_key
 from medseg.data.checks import hash_files, require_unchanged
 from medseg.data.loading import tell_notes
-from medseg.io import list_files, mask_suffix, read_volume, write_volume
+from medseg.io import mask_suffix, read_volume, write_volume
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
-from medseg.workflows.scans import Request, find_scans, refuse_inputs_in, safe_word
+from medseg.workflows.scans import Request, describe_scan, find_scans, refuse_inputs_in
 from medseg.workflows.sidecar import clear_refused, find_versions, hash_outputs, is_done, write_sidecar
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def convert(
         is_pseudonymous: Whether ids of files are pseudonyms too.
 
     Raises:
-        ConfigError: Nothing there, an unknown series, or OUT lies among the scans.
+        ConfigError: Nothing there, an unknown series, options of DICOM for none, or OUT lies among the scans.
         DataError: No scan was found, or INPUT_MIXED.
     """
     refuse_inputs_in(out, paths)
@@ -99,12 +99,13 @@ def _convert(case: Case, out: Path, request: Request) -> CaseResult:
         "settings": {} if isinstance(image, Path) else {**request.settings, "volume": image.volume},
         "versions": find_versions("numpy", *([] if isinstance(image, Path) else ["pydicom"])),
     }
+    ignored = tell_ignored(image, request)
     if is_done(out, case.id, outputs, identity):
-        return CaseResult(case.id, "skipped", outputs=outputs)
+        return CaseResult(case.id, "skipped", warnings=ignored, outputs=outputs)
     notes: set[str] = set()
     volume = _read(image, notes)
     require_unchanged(case, identity["input_sha256"])
-    warnings = [*case.warnings, *tell_notes(notes)]
+    warnings = [*case.warnings, *tell_notes(notes), *ignored]
     # A sidecar vouches for what lies beside it: the old one goes first, or a kill in between made it lie.
     (out / outputs[1]).unlink(missing_ok=True)
     write_volume(out / outputs[0], volume)
@@ -112,6 +113,13 @@ def _convert(case: Case, out: Path, request: Request) -> CaseResult:
     about = describe_scan(image, grid.shape[2])
     write_sidecar(out / outputs[1], identity, grid, outputs=made, labels={}, warnings=warnings, scan=about)
     return CaseResult(case.id, "done", warnings=warnings, outputs=outputs)
+
+
+def tell_ignored(image: Path | Scan, request: Request) -> list[tuple[str, str]]:
+    """Return the warning that options mean nothing to a file beside the DICOM they were given for."""
+    if not isinstance(image, Path) or not request.dicom_options:
+        return []
+    return [("OPTION_NEEDS_DICOM", f"{', '.join(request.dicom_options)}: ignored, as this is no DICOM")]
 
 
 def _read(image: Path | Scan, notes: set[str]) -> Volume:
@@ -122,15 +130,3 @@ def _read(image: Path | Scan, notes: set[str]) -> Volume:
             code="PICTURE_NO_GRID",
         )
     return read_volume(image, notes)
-
-
-def describe_scan(image: Path | Scan, slices: int) -> dict[str, Any]:
-    """Return what a sidecar tells of the source: numbers and code words, nothing that names a patient."""
-    if isinstance(image, Path):
-        return {"modality": None, "slices": slices, "repair": "", "source_files": len(list_files(image))}
-    return {
-        "modality": safe_word(image.modality),
-        "slices": len(image.frames),
-        "repair": image.repair,
-        "source_files": len(image.files),
-    }

@@ -17,13 +17,13 @@ from typing import Any
 from medseg.core.errors import ConfigError, DataError, FormatError
 from medseg.core.files import atomic_path, make_folder, read_if_whole, sha256_of_file, sweep, write_json
 from medseg.data.cases import read_key
-from medseg.io.dicom.deidentify import deidentify_file
+from medseg.io.dicom.deidentify.files import deidentify_file
+from medseg.io.dicom.deidentify.profile import EDITION, Policy
+from medseg.io.dicom.deidentify.pseudonyms import Pseudonyms, find_patient
 from medseg.io.dicom.elements import quiet
 from medseg.io.dicom.header import read_instance
 from medseg.io.dicom.index import list_tree
 from medseg.io.dicom.layout import check_layout
-from medseg.io.dicom.profile import EDITION, Policy
-from medseg.io.dicom.pseudonyms import Pseudonyms, find_patient
 from medseg.io.dicom.scan import Instance
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report

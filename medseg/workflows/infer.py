@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from medseg.core.errors import ConfigError, DataError, ResourceError, is_out_of_memory
 from medseg.core.files import make_folder, sweep
@@ -27,10 +26,18 @@ from medseg.inference.model import TrainedModel, load_model
 from medseg.inference.network import choose_device
 from medseg.inference.segment import Segmenter
 from medseg.io import write_labels, write_probabilities
-from medseg.workflows.outputs import SUFFIXES, plan_outputs, write_objects
+from medseg.workflows.outputs import SUFFIXES, Outputs, plan_outputs, write_objects
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
-from medseg.workflows.sidecar import clear_refused, find_versions, hash_outputs, is_done, write_sidecar
+from medseg.workflows.scans import describe_scan
+from medseg.workflows.sidecar import (
+    clear_refused,
+    find_versions,
+    hash_outputs,
+    is_done,
+    measure,
+    write_sidecar,
+)
 
 if TYPE_CHECKING:
     from medseg.io.dicom.scan import Scan
@@ -86,7 +93,12 @@ def infer(
     with progress.track("infer", len(cases)) as advance:
         for case in cases:
             result = infer_case(
-                segmenter, case, out, save_probabilities=save_probabilities, formats=tuple(formats)
+                segmenter,
+                case,
+                out,
+                save_probabilities=save_probabilities,
+                formats=tuple(formats),
+                repairs=(wanted or Wanted()).settings,
             )
             report.add(result)
             advance(case.id)
@@ -119,11 +131,22 @@ def infer_case(
     *,
     save_probabilities: bool,
     formats: tuple[str, ...] = ("nifti",),
+    repairs: Mapping[str, Any] | None = None,
 ) -> CaseResult:
-    """Segment one case, or say why not; nothing partial is left under a final name."""
+    """Segment one case, or say why not; nothing partial is left under a final name.
+
+    Args:
+        segmenter: Of the model.
+        case: The scan.
+        out: OUT.
+        save_probabilities: Whether to write OUT/<id>_prob.nii.gz too.
+        formats: Of `outputs.FORMATS`.
+        repairs: `Wanted.settings` that a DICOM scan was read with.
+    """
     started = time.perf_counter()
     try:
-        result = _segment_case(segmenter, case, out, save_probabilities, formats)
+        outputs, identity = _plan_case(segmenter.model, case, save_probabilities, formats, repairs or {})
+        result = _segment_case(segmenter, case, out, outputs, identity)
     except DataError as error:
         result = CaseResult.of_error(case.id, error)
     except (MemoryError, RuntimeError) as error:
@@ -139,14 +162,24 @@ def infer_case(
     return result
 
 
-def _segment_case(
-    segmenter: Segmenter, case: Case, out: Path, save_probabilities: bool, formats: tuple[str, ...]
-) -> CaseResult:
-    model = segmenter.model
+def _plan_case(
+    model: TrainedModel,
+    case: Case,
+    save_probabilities: bool,
+    formats: tuple[str, ...],
+    repairs: Mapping[str, Any],
+) -> tuple[Outputs, dict[str, Any]]:
+    """Return what to write of a case, and what decides the outputs' bits."""
     if not case.images:
         load_image(case, len(model.data.channels))  # says what is missing
     outputs = plan_outputs(case, formats, save_probabilities)
-    identity = _identify(case, model, save_probabilities)
+    return outputs, _identify(case, model, save_probabilities, repairs)
+
+
+def _segment_case(
+    segmenter: Segmenter, case: Case, out: Path, outputs: Outputs, identity: Mapping[str, Any]
+) -> CaseResult:
+    model = segmenter.model
     if is_done(out, case.id, outputs.names, identity):
         return CaseResult(case.id, "skipped", outputs=outputs.names)
     notes: set[str] = set()
@@ -167,17 +200,24 @@ def _segment_case(
         write_mask(out / outputs.mask, labels, like=case.images[0])
     made, volumes = hash_outputs(out, outputs.names), measure_labels(labels, model.data)
     sidecar = out / f"{case.id}.json"
-    write_sidecar(sidecar, identity, labels.geometry, outputs=made, labels=volumes, warnings=warnings)
+    grid, scan = labels.geometry, case.images[0]  # the one whose grid the mask has
+    about = {} if isinstance(scan, Path) else {"scan": describe_scan(scan, grid.shape[2])}
+    write_sidecar(sidecar, identity, grid, outputs=made, labels=volumes, warnings=warnings, **about)
     return CaseResult(case.id, "done", warnings=warnings, outputs=outputs.names)
 
 
-def _identify(case: Case, model: TrainedModel, save_probabilities: bool) -> dict[str, Any]:
-    """Return what decides the outputs' bits."""
+def _identify(
+    case: Case, model: TrainedModel, save_probabilities: bool, repairs: Mapping[str, Any]
+) -> dict[str, Any]:
     is_dicom = not isinstance(case.images[0], Path)
     return {
         "input_sha256": hash_files(case)[0],
         "model_sha256": model.sha256,
-        "settings": {**model.infer.model_dump(mode="json"), "probabilities": save_probabilities},
+        "settings": {
+            **model.infer.model_dump(mode="json"),
+            "probabilities": save_probabilities,
+            **(repairs if is_dicom else {}),
+        },
         "versions": find_versions("torch", "numpy", *(["pydicom"] if is_dicom else [])),
     }
 
@@ -189,10 +229,4 @@ def write_mask(path: Path, labels: Labels, *, like: Path | Scan) -> None:
 
 def measure_labels(labels: Labels, data: Data) -> dict[str, Any]:
     """Return name and volume of every label, as the sidecar holds them."""
-    grid = labels.geometry
-    counts: NDArray[np.int64] = np.bincount(labels.array.ravel(), minlength=max(data.labels) + 1)
-    voxel_ml = None if grid.is_picture else grid.voxel_volume_mm3 / 1000  # a picture has no size
-    return {
-        str(value): {"name": name, "volume_ml": voxel_ml and float(f"{counts[value] * voxel_ml:.6g}")}
-        for value, name in data.labels.items()
-    }
+    return measure(labels, data.labels)

@@ -212,7 +212,7 @@ def inspect_series(series: Series, key: Key) -> Entry:
 
 def _add_structures(entry: Entry, series: Series) -> None:
     """Note what labels the series holds, or that they cannot be read."""
-    from medseg.io.dicom.derived import list_structures
+    from medseg.io.dicom.labels.derived import list_structures
 
     try:
         named = [name for instance in series.instances for _, name in list_structures(instance.path)]

@@ -99,11 +99,11 @@ def write_objects(
     for name, file in outputs.objects.items():
         assert not isinstance(scan, Path)
         if name == "rtstruct":
-            from medseg.io.dicom.rtstruct import write_rtstruct
+            from medseg.io.dicom.labels.rtstruct import write_rtstruct
 
             write_rtstruct(out / file, labels, scan, names, algorithm=algorithm)
         else:
-            from medseg.io.dicom.seg import write_seg
+            from medseg.io.dicom.labels.seg import write_seg
 
             write_seg(
                 out / file, labels, scan, names, codes=codes, categories=categories, algorithm=algorithm

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medseg.core.errors import ConfigError, DataError
 from medseg.data.cases import Case, Key, make_id, pseudonym, require_path, require_unique
@@ -18,23 +18,32 @@ from medseg.data.studies import (
     mixed,
     name_volume,
     refuse_case,
+    resolve_series,
 )
-from medseg.io import is_image, stem
+from medseg.io import is_image, list_files, stem
 
 if TYPE_CHECKING:
-    from medseg.io.dicom import Index, Series
+    from medseg.io.dicom import Index, Scan, Series
 
 
 @dataclass(frozen=True)
 class Request(Wanted):
-    """Which volume of a DICOM study is wanted, and what may be repaired; other images ignore it.
+    """Which volume of a DICOM study is wanted, and what may be repaired; other images know neither.
 
     Args:
-        series: Number as `inspect` lists it, SeriesInstanceUID, or "all" for every volume there is.
+        series: Number or id as `inspect` lists them, SeriesInstanceUID, or "all" for every volume there is.
         suv: PET in Bq/ml to SUV by body weight.
     """
 
     suv: bool = False
+
+    @property
+    def dicom_options(self) -> list[str]:
+        """The options that were given and mean nothing to other images than DICOM."""
+        given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+        if self.series == "all":  # every volume there is: so it is with files
+            given.remove("series")
+        return [f"--{name.removesuffix('_mm').replace('_', '-')}" for name in given]
 
 
 def refuse_inputs_in(out: Path, paths: Sequence[Path]) -> None:
@@ -58,10 +67,17 @@ def find_scans(paths: Sequence[Path], request: Request, key: Key) -> list[Case]:
     """Return the cases that paths name, sorted by id; one that is refused already carries its error.
 
     Raises:
-        ConfigError: INPUT_MISSING, FORMAT_UNKNOWN, SERIES_UNKNOWN or VOLUME_UNKNOWN.
+        ConfigError: INPUT_MISSING, FORMAT_UNKNOWN, SERIES_UNKNOWN, VOLUME_UNKNOWN or OPTION_NEEDS_DICOM.
         DataError: NO_CASES, DUPLICATE_ID or INPUT_MIXED.
     """
-    return require_unique([case for path in paths for case in _find(path, request, key)])
+    cases = require_unique([case for path in paths for case in _find(path, request, key)])
+    if request.dicom_options and not any(case.is_pseudonymous for case in cases):
+        raise ConfigError(
+            f"{', '.join(request.dicom_options)} is for DICOM, and no input is",
+            hint="leave it out",
+            code="OPTION_NEEDS_DICOM",
+        )
+    return cases
 
 
 def _find(path: Path, request: Request, key: Key) -> list[Case]:
@@ -92,19 +108,20 @@ def _choose(index: Index, request: Request, key: Key) -> Iterator[Case]:
             for series in list_scans(study):
                 yield from _take_all(series, key)
         return
+    named = resolve_series(index.series, request.series, key)
     for study in group_studies(index):
-        asked = find_asked(study, request.series)
+        asked = find_asked(study, named)
         if request.series is not None and asked is None:
             continue
         try:
-            yield make_case([choose_scan(study, series=request.series, volume=request.volume)], key())
+            yield make_case([choose_scan(study, series=named, volume=request.volume)], key())
         except DataError as error:
             name = name_study([asked] if asked else study, request.volume, key())
             yield refuse_case(name, study[0].first, error, key())
         if asked:
             return
     if request.series is not None:
-        choose_scans(index, series=request.series)  # says that there is none
+        choose_scans(index, series=named)  # says that there is none
 
 
 def list_scans(study: Sequence[Series]) -> list[Series]:
@@ -131,6 +148,18 @@ def name_study(study: Sequence[Series], volume: int | None, secret: bytes) -> st
     if len(scans) == 1:
         return name_volume(scans[0], volume, secret)
     return f"dcm-{pseudonym(secret, f'study {study[0].first.study}')}"
+
+
+def describe_scan(image: Path | Scan, slices: int) -> dict[str, Any]:
+    """Return what a sidecar tells of the source: numbers and code words, nothing that names a patient."""
+    if isinstance(image, Path):
+        return {"modality": None, "slices": slices, "repair": "", "source_files": len(list_files(image))}
+    return {
+        "modality": safe_word(image.modality),
+        "slices": len(image.frames),
+        "repair": image.repair,
+        "source_files": len(image.files),
+    }
 
 
 def safe_word(text: str) -> str | None:

@@ -11,9 +11,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medseg import __version__
 from medseg.core.files import read_if_whole, sha256_of_file, write_json
 from medseg.core.geometry import Geometry
+from medseg.core.volume import Labels
 from medseg.data.cases import Case
 
 DICOM_ID = re.compile(r"(dcm-[0-9a-f]{12})(?:-v(\d+))?")
@@ -62,6 +65,18 @@ def clear_refused(out: Path, case: Case, code: str | None, suffixes: Sequence[st
             path.unlink(missing_ok=True)
 
 
+def measure(labels: Labels, names: Mapping[int, str]) -> dict[str, Any]:
+    """Return name and volume of every label, as the sidecar holds them."""
+    grid = labels.geometry
+    voxel_ml = None if grid.is_picture else grid.voxel_volume_mm3 / 1000  # a picture has no size
+    values, counted = np.unique(labels.array, return_counts=True)
+    counts = dict(zip(values.tolist(), counted.tolist(), strict=True))
+    return {
+        str(value): {"name": name, "volume_ml": voxel_ml and float(f"{counts.get(value, 0) * voxel_ml:.6g}")}
+        for value, name in names.items()
+    }
+
+
 def describe_grid(grid: Geometry) -> dict[str, Any]:
     """Return a grid as the sidecar holds it."""
     return {"shape": grid.shape, "spacing_mm": grid.spacing_mm, "affine": grid.affine.tolist()}
@@ -77,7 +92,7 @@ def write_sidecar(
     warnings: Sequence[tuple[str, str]],
     **more: Any,
 ) -> None:
-    """Write a sidecar; its name without .json is the case's id.
+    """Write a sidecar; its name without .json is the case's id, unless `more` holds an `id`.
 
     Args:
         path: OUT/<id>.json.

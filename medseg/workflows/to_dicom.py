@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,12 +17,12 @@ from medseg.core.select import suggest
 from medseg.core.volume import Labels
 from medseg.data.cases import make_id, read_key, require_path
 from medseg.data.checks import hash_image
-from medseg.data.studies import name_series
+from medseg.data.studies import Wanted, name_series, resolve_series
 from medseg.io import is_image, read_labels, stem
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
-from medseg.workflows.scans import Request, refuse_inputs_in
-from medseg.workflows.sidecar import DICOM_ID, find_versions, hash_outputs, is_done, write_sidecar
+from medseg.workflows.scans import refuse_inputs_in
+from medseg.workflows.sidecar import DICOM_ID, find_versions, hash_outputs, is_done, measure, write_sidecar
 
 if TYPE_CHECKING:
     from medseg.io.dicom import Index, Scan
@@ -52,7 +52,7 @@ def to_dicom(
     source: Path,
     out: Path,
     export: Export,
-    request: Request,
+    request: Wanted,
     *,
     progress: Progress,
     report: Report,
@@ -100,7 +100,7 @@ def to_dicom(
     report.write(out / "report.json")
 
 
-def find_source(source: Path, name: str, request: Request, key_file: Path) -> Scan:
+def find_source(source: Path, name: str, request: Wanted, key_file: Path) -> Scan:
     """Return the scan that a mask belongs to: the one asked for, the one with the mask's id, or the only one.
 
     Args:
@@ -120,7 +120,8 @@ def find_source(source: Path, name: str, request: Request, key_file: Path) -> Sc
             volume = request.volume or int(match[2] or 0) or None
             return _find_named(index, match[1], name, volume, read_key(key_file))
         return choose_scan(index.series, volume=request.volume)
-    return choose_scans(index, series=request.series, volume=request.volume)[0]
+    asked = resolve_series(index.series, request.series, lambda: read_key(key_file))
+    return choose_scans(index, series=asked, volume=request.volume)[0]
 
 
 def _find_named(index: Index, series_id: str, scan_name: str, volume: int | None, secret: bytes) -> Scan:
@@ -138,7 +139,7 @@ def _find_named(index: Index, series_id: str, scan_name: str, volume: int | None
     )
 
 
-def export_mask(mask: Path, scan: Scan, out: Path, export: Export, request: Request) -> CaseResult:
+def export_mask(mask: Path, scan: Scan, out: Path, export: Export, request: Wanted) -> CaseResult:
     """Write the objects of one mask, unless they are there already.
 
     Raises:
@@ -150,32 +151,57 @@ def export_mask(mask: Path, scan: Scan, out: Path, export: Export, request: Requ
     check_grid(labels, scan)
     told = read_if_whole(mask.with_name(f"{stem(mask)}.json"))
     names = name_labels(labels, export.names or read_names(told))
-    maker = find_maker(told)
-    identity = {
+    identity: dict[str, Any] = {
         "input_sha256": sha256_of([hash_image(mask), hash_image(scan)]),
         "model_sha256": told.get("model_sha256"),
-        "settings": {**request.settings, "seg_type": export.seg_type, "formats": list(export.formats)},
-        "versions": find_versions("numpy", "pydicom"),
-        "names": {str(value): name for value, name in names.items()},
+        "settings": {**request.settings, "seg_type": export.seg_type},
+        "versions": find_versions("numpy", "pydicom", "highdicom"),
+        "labels": measure(labels, names),
     }
     sidecar = f"{case_id}{SIDECAR}"
-    if is_done(out, sidecar.removesuffix(".json"), outputs, identity):
+    told_as = sidecar.removesuffix(".json")
+    if is_done(out, told_as, outputs, identity):
         return CaseResult(case_id, "skipped", outputs=[*outputs, sidecar])
-    (out / sidecar).unlink(missing_ok=True)
+    others = [f"{case_id}{ending}" for kind, ending in OBJECTS.items() if kind not in export.formats]
+    kept = [name for name in others if is_done(out, told_as, [name], identity)]
+    for name in (sidecar, *(name for name in others if name not in kept)):  # objects of another mask
+        (out / name).unlink(missing_ok=True)
     for kind, output in zip(export.formats, outputs, strict=True):
-        if kind == "rtstruct":
-            from medseg.io.dicom.rtstruct_write import write_rtstruct
-
-            write_rtstruct(out / output, labels, scan, names, algorithm=maker)
-        else:
-            from medseg.io.dicom.seg_write import write_seg
-
-            how: Literal["labelmap", "binary"] = "labelmap" if export.seg_type == "labelmap" else "binary"
-            write_seg(out / output, labels, scan, names, kind=how, algorithm=maker)
-    warnings = [] if labels.array.any() else [("MASK_EMPTY", "no finding: the mask holds background only")]
-    made = hash_outputs(out, outputs)
-    write_sidecar(out / sidecar, identity, labels.geometry, outputs=made, labels={}, warnings=warnings)
+        _write_object(out / output, labels, scan, replace(export, formats=(kind,), names=names), told)
+    warnings = list(tell_labels(labels, export.names))
+    write_sidecar(
+        out / sidecar,
+        identity,
+        labels.geometry,
+        outputs=hash_outputs(out, [*outputs, *kept]),
+        labels=identity["labels"],
+        warnings=warnings,
+        id=case_id,
+    )
     return CaseResult(case_id, "done", warnings=warnings, outputs=[*outputs, sidecar])
+
+
+def _write_object(path: Path, labels: Labels, scan: Scan, export: Export, told: Mapping[str, Any]) -> None:
+    """Write a mask in the only format of `export`; `told` is the sidecar beside the mask."""
+    maker = find_maker(told)
+    if export.formats == ("rtstruct",):
+        from medseg.io.dicom.labels.rtstruct_write import write_rtstruct
+
+        write_rtstruct(path, labels, scan, export.names, algorithm=maker)
+    else:
+        from medseg.io.dicom.labels.seg_write import write_seg
+
+        how: Literal["labelmap", "binary"] = "labelmap" if export.seg_type == "labelmap" else "binary"
+        write_seg(path, labels, scan, export.names, kind=how, algorithm=maker)
+
+
+def tell_labels(labels: Labels, named: Collection[int]) -> Iterator[tuple[str, str]]:
+    """Yield the warnings of a mask without a label, or without one that was named by hand."""
+    if not labels.array.any():
+        yield "MASK_EMPTY", "no finding: the mask holds background only"
+    elif unused := sorted(set(named) - set(np.unique(labels.array).tolist())):
+        values = ", ".join(map(str, unused))
+        yield "LABEL_UNUSED", f"--labels names {values}, of which the mask holds no voxel"
 
 
 def check_grid(labels: Labels, scan: Scan) -> None:
@@ -184,7 +210,7 @@ def check_grid(labels: Labels, scan: Scan) -> None:
     Raises:
         GeometryError: GRID_MISMATCH, with both grids.
     """
-    from medseg.io.dicom.slices import reorder
+    from medseg.io.dicom.labels.slices import reorder
 
     try:
         reorder(labels.array, labels.geometry, scan.geometry)
@@ -226,8 +252,8 @@ def name_labels(labels: Labels, known: Mapping[int, str]) -> dict[int, str]:
     return dict(sorted((dict(known) | unnamed or {1: "label 1"}).items()))
 
 
-def parse_names(text: str, known: Collection[str]) -> tuple[str, ...]:
-    """Return the names of a list such as `dicom-seg,rtstruct`.
+def parse_names(text: str, known: Collection[str], option: str = "--format") -> tuple[str, ...]:
+    """Return the names of a list such as `dicom-seg,rtstruct`, which an option gave.
 
     Raises:
         ConfigError: UNKNOWN_NAME.
@@ -235,7 +261,7 @@ def parse_names(text: str, known: Collection[str]) -> tuple[str, ...]:
     names = [part.strip() for part in text.split(",")]
     if unknown := [name for name in names if name not in known]:
         raise ConfigError(
-            f"nothing is called `{unknown[0]}` here", hint=suggest(unknown[0], known), code="UNKNOWN_NAME"
+            f"{option} knows no `{unknown[0]}`", hint=suggest(unknown[0], known), code="UNKNOWN_NAME"
         )
     return tuple(dict.fromkeys(names))
 

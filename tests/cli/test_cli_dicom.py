@@ -120,7 +120,7 @@ def write_rois(folder: Path, name: str) -> None:
 def test_names_of_structures_are_shown_and_never_stored(tmp_path: Path):
     write_series(tmp_path / "in")
     write_rois(tmp_path / "in", "GTV")
-    assert "1 structures: GTV" in medseg("inspect", tmp_path / "in").stdout
+    assert "1 structure: GTV" in medseg("inspect", tmp_path / "in").stdout
     assert "GTV" not in medseg("inspect", tmp_path / "in", "--json").stdout
 
 
@@ -160,6 +160,21 @@ def test_a_dry_run_says_what_would_be_written_and_writes_nothing(tmp_path: Path)
     (image, sidecar) = document(result)["dry_run"]["outputs"]
     assert image.endswith(".nii.gz") and sidecar.endswith(".json") and image in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scan"]
+
+
+@pytest.mark.parametrize("place", ["", "below"])
+def test_a_dry_run_refuses_an_output_folder_that_the_run_refuses(place: str, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    arguments = ("convert", tmp_path / "scan", "-o", tmp_path / "scan" / place)
+    for more in ([], ["--dry-run"]):
+        result = medseg(*arguments, *more)
+        assert result.exit_code == 2 and "OUT_HOLDS_INPUT" in result.stderr
+
+
+def test_a_dry_run_refuses_options_that_no_input_knows(tmp_path: Path):
+    write_volume(tmp_path / "a.nii.gz", Volume(np.zeros((1, 2, 2, 2), np.int16), grid_of(2)))
+    result = medseg("convert", tmp_path / "a.nii.gz", "-o", tmp_path / "OUT", "--suv", "--dry-run")
+    assert result.exit_code == 2 and "OPTION_NEEDS_DICOM" in result.stderr and "\n  hint: " in result.stderr
 
 
 def test_a_dry_run_names_what_it_would_refuse(tmp_path: Path):
@@ -207,9 +222,21 @@ def write_mask(folder: Path) -> None:
     write_labels(folder / "m.nii.gz", Labels(array, Geometry((7, 6, 5), Grid().affine_ras)))
 
 
-@pytest.mark.parametrize("options", [["--format", "seg"], ["--seg-type", "x"], ["--labels", "liver"]])
+@pytest.mark.parametrize(
+    "options",
+    [["--format", "seg"], ["--seg-type", "x"], ["--seg-type", "binary,labelmap"], ["--labels", "liver"]],
+)
 def test_impossible_options_of_to_dicom_are_usage_errors(options: list[str], tmp_path: Path):
     write_series(tmp_path / "scan")
     write_mask(tmp_path)
     usual = [tmp_path / "m.nii.gz", "--source", tmp_path / "scan", "-o", tmp_path / "OUT"]
-    assert medseg("to-dicom", *usual, *options).exit_code == 2
+    result = medseg("to-dicom", *usual, *options)
+    assert result.exit_code == 2 and f": {options[0]} " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("verb", "names"), [("to-dicom", ["OUT/ID.nii.gz", "ID.json"]), ("infer", ["ID_prob.nii.gz"])]
+)
+def test_help_names_outputs_in_full(verb: str, names: list[str]):
+    text = medseg(verb, "--help").stdout
+    assert all(name in text for name in names)

@@ -351,7 +351,7 @@ def test_without_a_mapping_structures_are_called_as_the_labels(tmp_path):
 
 
 def test_a_segmentation_is_a_label_too(tmp_path):
-    from medseg.io.dicom.seg import write_seg
+    from medseg.io.dicom.labels.seg import write_seg
 
     image, label = make_case(0)
     images = write_scan(tmp_path / "ct", image)

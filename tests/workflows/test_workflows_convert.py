@@ -186,6 +186,21 @@ def test_a_series_is_chosen_by_number_or_uid(series: str, run, tmp_path: Path):
     check_ramp(tmp_path / "OUT" / result.outputs[0], truth)
 
 
+def test_a_series_is_chosen_by_the_id_that_it_has_everywhere(run, tmp_path: Path):
+    write_series(tmp_path / "in" / "a", series=1)
+    write_series(tmp_path / "in" / "b", series=2)
+    name = only(run(tmp_path / "in" / "b")).id
+    assert only(run(tmp_path / "in", series=name)).id == name
+    with pytest.raises(ConfigError, match="no such series"):
+        run(tmp_path / "in", series="dcm-000000000000")
+
+
+def test_a_volume_that_the_only_one_of_a_series_is_not_is_told_in_the_singular(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    with pytest.raises(ConfigError, match="series 1 holds 1 volume, not 2"):
+        run(tmp_path / "scan", series="1", volume=2)
+
+
 def test_all_takes_every_volume_and_no_localizer(run, tmp_path: Path):
     truths = [write_series(tmp_path / "in" / name, series=n) for n, name in ((1, "a"), (2, "b"))]
     write_localizer(30)(tmp_path / "in")
@@ -403,6 +418,40 @@ def test_other_formats_keep_voxels_type_and_place(suffix: str, run, tmp_path: Pa
     assert image.get_data_dtype() == np.int16 and np.array_equal(np.asarray(image.dataobj), volume.array[0])
     assert np.allclose(image.affine, volume.geometry.affine)
     assert (int(image.header["qform_code"]), int(image.header["sform_code"])) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("option", "request_"),
+    [
+        ("--suv", {"suv": True}),
+        ("--series", {"series": "1"}),
+        ("--volume", {"volume": 1}),
+        ("--slice-thickness", {"slice_thickness_mm": 2.0}),
+        ("--allow-tilt, --allow-resample-z", {"allow_tilt": True, "allow_resample_z": True}),
+    ],
+)
+def test_options_of_dicom_are_refused_where_nothing_is(option: str, request_: dict, run, tmp_path: Path):
+    write_image(tmp_path / "in" / "a.nii.gz")
+    with pytest.raises(ConfigError) as caught:
+        run(tmp_path / "in", **request_)
+    assert caught.value.code == "OPTION_NEEDS_DICOM" and caught.value.message.startswith(f"{option} ")
+    assert caught.value.hint and not (tmp_path / "OUT").exists()
+
+
+def test_all_series_of_files_are_the_files(run, tmp_path: Path):
+    write_image(tmp_path / "in" / "a.nii.gz")
+    result = only(run(tmp_path / "in", series="all"))
+    assert (result.status, result.warnings) == ("done", [])
+
+
+def test_beside_dicom_every_file_says_what_it_ignores_each_time(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    write_image(tmp_path / "in" / "a.nii.gz")
+    for status in ("done", "skipped"):
+        results = run(tmp_path / "scan", tmp_path / "in", allow_tilt=True)
+        assert {result.status for result in results.values()} == {status}
+        assert [code for code, _ in results.pop("a").warnings] == ["OPTION_NEEDS_DICOM"]
+        assert only(results).warnings == []
 
 
 def test_one_image_file_is_a_case(run, tmp_path: Path):

@@ -19,9 +19,9 @@ from pydicom.dataset import Dataset
 from medseg.core.errors import DataError
 from medseg.io import read_geometry, read_labels
 from medseg.io.dicom import find_series
-from medseg.io.dicom.rtstruct import read_rtstruct
+from medseg.io.dicom.labels.rtstruct import read_rtstruct
+from medseg.io.dicom.labels.seg import read_seg
 from medseg.io.dicom.scan import Scan
-from medseg.io.dicom.seg import read_seg
 from tests.dicom_cohort import write_dicom_cohort, write_scan
 from tests.dicom_files import AXIAL, ROOT, write_series
 from tests.dicom_planted import PATIENT_ID, Planted, is_in, plant
@@ -184,10 +184,24 @@ def test_a_case_whose_object_cannot_be_written_leaves_nothing(
     def refuse(*arguments: object, **options: object) -> None:
         raise DataError("no UIDs", code="LABEL_REFERENCE")
 
-    monkeypatch.setattr("medseg.io.dicom.seg.write_seg", refuse)
+    monkeypatch.setattr("medseg.io.dicom.labels.seg.write_seg", refuse)
     result = infer(some(cohort), "-m", made / "RUN", "-o", tmp_path, "--format", ALL)
     assert document(result)["cases"][0]["code"] == "LABEL_REFERENCE"
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_the_sidecar_of_a_mask_tells_what_the_scan_was_and_how_it_was_read(made: Path):
+    case = report(made, "infer")["cases"][0]
+    tree = json.loads((made / "OUT" / f"{case['id']}.json").read_text())
+    assert tree["scan"] == {"modality": "CT", "slices": 10, "repair": "", "source_files": 10}
+    repairs = {"allow_tilt": False, "allow_resample_z": False, "slice_thickness_mm": None}
+    assert repairs.items() <= tree["settings"].items()
+
+
+def test_a_series_is_asked_for_by_the_id_of_its_mask(made: Path, cohort: Path, tmp_path: Path):
+    case = report(made, "infer")["cases"][0]["id"]
+    result = infer(cohort, "-m", made / "RUN", "-o", tmp_path, "--series", case)
+    assert [one["id"] for one in document(result)["cases"]] == [case]
 
 
 def test_a_missing_object_is_written_when_it_is_asked_for_later(made: Path, cohort: Path, tmp_path: Path):

@@ -77,6 +77,11 @@ def test_sidecar_volumes_are_counted_in_the_mask(masks: Path):
         assert row["volume_ml"] == pytest.approx(voxels * 1.5 * 1.5 * 3 / 1000, abs=1e-4)
 
 
+def test_the_sidecar_of_a_file_tells_of_no_dicom(masks: Path):
+    sidecar = json.loads((masks / f"{IDS[0]}.json").read_text())
+    assert "scan" not in sidecar and "allow_tilt" not in sidecar["settings"]
+
+
 def test_held_out_cases_get_the_mask_that_the_run_evaluated(masks: Path, tiny_run: Path):
     held_out = json.loads((tiny_run / "splits.json").read_text())["folds"][0]
     for name in held_out:

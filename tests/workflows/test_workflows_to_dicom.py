@@ -13,14 +13,14 @@ from medseg.core.files import write_json
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Labels, from_canonical, to_canonical
 from medseg.data.cases import read_key
+from medseg.data.studies import Wanted
 from medseg.io import write_labels
 from medseg.io.dicom import find_series, scan_id
-from medseg.io.dicom.derived import list_structures
-from medseg.io.dicom.rtstruct import read_rtstruct
-from medseg.io.dicom.seg import read_seg
+from medseg.io.dicom.labels.derived import list_structures
+from medseg.io.dicom.labels.rtstruct import read_rtstruct
+from medseg.io.dicom.labels.seg import read_seg
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
-from medseg.workflows.scans import Request
 from medseg.workflows.to_dicom import Export, parse_labels, parse_names, to_dicom
 from tests.dicom_edits import put
 from tests.dicom_enhanced import Part, write_enhanced
@@ -43,7 +43,7 @@ def run(tmp_path: Path):
             source,
             out,
             export,
-            Request(**more),
+            Wanted(**more),
             progress=Progress(),
             report=report,
             key_file=tmp_path / "home" / "key",
@@ -227,7 +227,7 @@ def test_options_are_parsed_or_refused():
     for text in ("1", "0=a", "a=b", "1=a,1=b", "1="):
         with pytest.raises(ConfigError):
             parse_labels(text)
-    with pytest.raises(ConfigError, match="rtstrukt"):
+    with pytest.raises(ConfigError, match="--format knows no `rtstrukt`"):
         parse_names("rtstrukt", ("dicom-seg", "rtstruct"))
 
 
@@ -238,7 +238,67 @@ def test_the_sidecar_names_no_file_and_no_uid(run, tmp_path: Path):
     run(tmp_path / "m.nii.gz")
     text = (tmp_path / "OUT" / "m.dicom.json").read_text()
     assert scan.first.series not in text and str(tmp_path) not in text
-    assert json.loads(text)["names"] == {"1": "label 1", "2": "label 2"}
+    assert [label["name"] for label in json.loads(text)["labels"].values()] == ["label 1", "label 2"]
+
+
+def test_the_sidecar_holds_what_the_objects_were_made_of(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    write_mask(tmp_path / "m.nii.gz", first_scan(tmp_path / "scan").geometry)
+    run(tmp_path / "m.nii.gz", names={1: "liver", 2: "cyst"})
+    tree = json.loads((tmp_path / "OUT" / "m.dicom.json").read_text())
+    assert tree["id"] == "m" and set(tree["versions"]) == {"medseg", "numpy", "pydicom", "highdicom"}
+    assert tree["labels"] == {  # voxels of 0.75 x 1.25 x 3 mm
+        "1": {"name": "liver", "volume_ml": 0.050625},
+        "2": {"name": "cyst", "volume_ml": 0.0028125},
+    }
+    repairs = {"allow_tilt": False, "allow_resample_z": False, "slice_thickness_mm": None}
+    assert tree["settings"] == repairs | {"seg_type": "binary"}
+
+
+def test_another_mask_takes_the_objects_of_the_old_one_away(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    geometry = first_scan(tmp_path / "scan").geometry
+    write_mask(tmp_path / "m.nii.gz", geometry)
+    run(tmp_path / "m.nii.gz", formats=("dicom-seg", "rtstruct"))
+    write_mask(tmp_path / "m.nii.gz", geometry, values=(2, 1))
+    assert run(tmp_path / "m.nii.gz").status == "done"
+    assert not (tmp_path / "OUT" / "m.rtstruct.dcm").exists()
+
+
+def test_of_the_same_mask_a_format_more_or_less_takes_nothing_away(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    write_mask(tmp_path / "m.nii.gz", first_scan(tmp_path / "scan").geometry)
+    kinds = [("dicom-seg",), ("rtstruct",), ("dicom-seg",), ("dicom-seg", "rtstruct")]
+    states = [run(tmp_path / "m.nii.gz", formats=formats).status for formats in kinds]
+    assert states == ["done", "done", "skipped", "skipped"]
+    assert len(list((tmp_path / "OUT").glob("m.*.dcm"))) == 2
+
+
+def test_a_replaced_object_that_is_not_asked_for_goes(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    write_mask(tmp_path / "m.nii.gz", first_scan(tmp_path / "scan").geometry)
+    run(tmp_path / "m.nii.gz")
+    (tmp_path / "OUT" / "m.seg.dcm").write_bytes(b"other")
+    run(tmp_path / "m.nii.gz", formats=("rtstruct",))
+    assert sorted(path.name for path in (tmp_path / "OUT").glob("*.dcm")) == ["m.rtstruct.dcm"]
+
+
+def test_a_name_of_a_label_that_the_mask_does_not_hold_is_a_warning(run, tmp_path: Path):
+    write_series(tmp_path / "scan")
+    write_mask(tmp_path / "m.nii.gz", first_scan(tmp_path / "scan").geometry)
+    result = run(tmp_path / "m.nii.gz", names={1: "liver", 3: "cyst"})
+    assert result.status == "done" and [code for code, _ in result.warnings] == ["LABEL_UNUSED"]
+    assert "names 3," in result.warnings[0][1]
+
+
+def test_a_series_is_named_by_the_id_that_inspect_shows(run, tmp_path: Path):
+    for n in (1, 2):
+        write_series(tmp_path / "scan" / str(n), series=n)
+    write_mask(tmp_path / "m.nii.gz", first_scan(tmp_path / "scan").geometry)
+    name = name_of(tmp_path, tmp_path / "scan" / "2")
+    assert run(tmp_path / "m.nii.gz", series=name).status == "done"
+    with pytest.raises(ConfigError, match="no such series"):
+        run(tmp_path / "m.nii.gz", series="dcm-000000000000")
 
 
 def test_another_volume_of_one_file_is_written_again(run, tmp_path: Path):

@@ -198,7 +198,8 @@ def _choose_volume(series: Series, volume: int | None) -> Scan:
     candidates = series.candidates
     if volume is not None and not 1 <= volume <= len(candidates):
         raise ConfigError(
-            f"series {series.number} holds {len(candidates)} volumes, not {volume}",
+            f"series {series.number} holds {len(candidates)} volume{'s' * (len(candidates) > 1)}, "
+            f"not {volume}",
             hint="`medseg inspect` lists them",
             code="VOLUME_UNKNOWN",
         )

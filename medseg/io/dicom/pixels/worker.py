@@ -1,9 +1,9 @@
 """The process that decodes compressed frames, so that a hostile stream can end only this one.
 
 `python -m medseg.io.dicom.pixels.worker`, started by decoder.py. A request is a line of JSON on stdin: path,
-number of the frame, layout of the pixels, CPU time that it and all frames before may take. The reply on stdout is a
-line of JSON and the bytes that it announces, or an error. Nothing else of a file leaves this process; what
-libraries print is dropped.
+number of the frame, layout of the pixels, CPU time that it and all frames before may take. The reply on
+stdout is a line of JSON and the bytes that it announces, or an error. Nothing else of a file leaves this
+process; what libraries print is dropped.
 """
 
 from __future__ import annotations
