@@ -36,12 +36,18 @@ def find_inputs(
         DataError: No case, ids are not unique, or DICOM and other images are mixed.
     """
     wanted = wanted or Wanted()
-    cases = [case for path in paths for case in _find(path, settings, key, wanted)]
+    loose = [path for path in paths if _is_slice(path)]  # given one by one, they are one series
+    cases = [case for path in paths if path not in loose for case in _find(path, settings, key, wanted)]
+    cases += find_scans(loose, settings, key, wanted) if loose else []
     if wanted.series is not None and not any(case.is_pseudonymous for case in cases):
         raise ConfigError(
             "--series was given, and no input is a DICOM folder", hint="leave it out", code="SERIES_UNKNOWN"
         )
     return require_unique(cases)
+
+
+def _is_slice(path: Path) -> bool:
+    return path.is_file() and not is_table(path) and not is_image(path) and holds_dicom(path)
 
 
 def _find(path: Path, settings: Data, key: Key, wanted: Wanted) -> list[Case]:

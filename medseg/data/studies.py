@@ -63,8 +63,8 @@ def holds_dicom(root: Path) -> bool:
     return any(looks_like_dicom(path) for path in islice(files, LOOKS))
 
 
-def read_index(root: Path, wanted: Wanted | None = None) -> Index:
-    """Index a folder or file that holds DICOM and no other image.
+def read_index(root: Path | Sequence[Path], wanted: Wanted | None = None) -> Index:
+    """Index a folder that holds DICOM and no other image, or files of one or several series.
 
     Raises:
         DataError: INPUT_MIXED.
@@ -86,7 +86,7 @@ def mixed(count: int) -> DataError:
     )
 
 
-def find_scans(root: Path, settings: Data, key: Key, wanted: Wanted) -> list[Case]:
+def find_scans(root: Path | Sequence[Path], settings: Data, key: Key, wanted: Wanted) -> list[Case]:
     """Return a case for each patient and study below a folder, or in a file.
 
     Raises:

@@ -14,7 +14,7 @@ from medseg.data.cases import Key, make_id, read_key, require_path
 from medseg.data.studies import mixed, name_series
 from medseg.io import is_image, read_volume, stem
 from medseg.workflows.report import CaseResult, Report
-from medseg.workflows.scans import list_scans, safe_word
+from medseg.workflows.scans import list_scans
 
 if TYPE_CHECKING:
     from medseg.io.dicom import Candidate, Options, Series
@@ -193,6 +193,8 @@ def inspect_file(path: Path, number: int, place: str = "") -> Entry:
 
 def inspect_series(series: Series, key: Key) -> Entry:
     """Say what a DICOM series holds, from its headers."""
+    from medseg.io.dicom.tags import name_modality
+
     volumes = [_describe(candidate, n) for n, candidate in enumerate(series.candidates, start=1)]
     entry = volumes[0]
     if len(volumes) > 1:
@@ -202,7 +204,7 @@ def inspect_series(series: Series, key: Key) -> Entry:
         entry.hint = f"choose one with --series {series.number} --volume N"
         entry.is_fault = all(one.is_fault for one in volumes)
     entry.number, entry.name = series.number, name_series(series.first, key())
-    entry.modality = safe_word(series.first.modality)
+    entry.modality = name_modality(series.first.modality)
     if not series.is_image:
         entry.slices, entry.is_fault = None, False
         if entry.modality in LABELS:

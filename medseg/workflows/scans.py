@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -70,7 +69,11 @@ def find_scans(paths: Sequence[Path], request: Request, key: Key) -> list[Case]:
         ConfigError: INPUT_MISSING, FORMAT_UNKNOWN, SERIES_UNKNOWN, VOLUME_UNKNOWN or OPTION_NEEDS_DICOM.
         DataError: NO_CASES, DUPLICATE_ID or INPUT_MIXED.
     """
-    cases = require_unique([case for path in paths for case in _find(path, request, key)])
+    for path in paths:
+        require_path(path)
+    loose = [path for path in paths if path.is_file() and not is_image(path)]  # slices given one by one
+    groups = [[path] for path in paths if path not in loose] + ([loose] if loose else [])
+    cases = require_unique([case for group in groups for case in _find(group, request, key)])
     if request.dicom_options and not any(case.is_pseudonymous for case in cases):
         raise ConfigError(
             f"{', '.join(request.dicom_options)} is for DICOM, and no input is",
@@ -80,22 +83,22 @@ def find_scans(paths: Sequence[Path], request: Request, key: Key) -> list[Case]:
     return cases
 
 
-def _find(path: Path, request: Request, key: Key) -> list[Case]:
-    require_path(path)
-    if is_image(path):
-        return [Case(make_id(stem(path)), (path,))]
+def _find(paths: Sequence[Path], request: Request, key: Key) -> list[Case]:
+    """Return the cases of one image or folder, or of files that are no images by their names."""
+    if is_image(paths[0]):
+        return [Case(make_id(stem(paths[0])), (paths[0],))]
     from medseg.io.dicom import find_series
 
-    index = find_series(path, request.options)
+    index = find_series(paths, request.options)
+    if any(path in index.others for path in paths):
+        raise ConfigError(
+            "this kind of file is not known", hint="see `medseg list formats`", code="FORMAT_UNKNOWN"
+        )
     images = [other for other in index.others if is_image(other)]
     if index.series or index.damaged:
         if images:
             raise mixed(len(images))
         return [*_choose(index, request, key), *list_damaged(index, key)]
-    if path.is_file():
-        raise ConfigError(
-            "this kind of file is not known", hint="see `medseg list formats`", code="FORMAT_UNKNOWN"
-        )
     return [Case(make_id(stem(image)), (image,)) for image in images]
 
 
@@ -126,7 +129,7 @@ def _choose(index: Index, request: Request, key: Key) -> Iterator[Case]:
 
 def list_scans(study: Sequence[Series]) -> list[Series]:
     """Return the series that are or should be volumes; screenshots only where there is nothing better."""
-    from medseg.io.dicom.index import is_nowhere as is_nowhere
+    from medseg.io.dicom.index import is_nowhere
 
     images = [one for one in study if one.is_image and not one.is_localizer]
     return [one for one in images if not is_nowhere(one)] or images
@@ -154,14 +157,11 @@ def describe_scan(image: Path | Scan, slices: int) -> dict[str, Any]:
     """Return what a sidecar tells of the source: numbers and code words, nothing that names a patient."""
     if isinstance(image, Path):
         return {"modality": None, "slices": slices, "repair": "", "source_files": len(list_files(image))}
+    from medseg.io.dicom.tags import name_modality
+
     return {
-        "modality": safe_word(image.modality),
+        "modality": name_modality(image.modality),
         "slices": len(image.frames),
         "repair": image.repair,
         "source_files": len(image.files),
     }
-
-
-def safe_word(text: str) -> str | None:
-    """Return a code string as it is, and nothing where a header holds other text in its place."""
-    return text if re.fullmatch(r"[A-Z0-9]{2,16}", text) else None

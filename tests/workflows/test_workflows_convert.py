@@ -23,6 +23,7 @@ from tests.dicom_edits import drop, put, tilted
 from tests.dicom_enhanced import Part, write_enhanced
 from tests.dicom_files import Grid, Ramp, Store, Truth, make_uid, write_series
 from tests.dicom_objects import write_localizer, write_report, write_screenshot, write_structures
+from tests.tiny import medseg
 
 AXIAL = Grid()
 OBLIQUE = AXIAL.turned(20, -15, 30)
@@ -547,3 +548,19 @@ def test_the_report_lies_beside_the_outputs(run, tmp_path: Path):
     result = only(run(tmp_path / "scan"))
     tree = json.loads((tmp_path / "OUT" / "report.json").read_text())
     assert [case["id"] for case in tree["cases"]] == [result.id] and tree["summary"]["done"] == 1
+
+
+def test_slices_given_one_by_one_are_one_scan(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    done = medseg("convert", *sorted((tmp_path / "in").iterdir()), "-o", tmp_path / "out", "--json")
+    assert done.exit_code == 0
+    (image,) = (tmp_path / "out").glob("*.nii.gz")
+    assert nib.load(image).shape == (7, 6, 5)
+
+
+def test_damaged_slice_given_among_others_refuses_them(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    (tmp_path / "in" / "slice_004.dcm").write_bytes(b"not found")
+    done = medseg("convert", *sorted((tmp_path / "in").iterdir()), "-o", tmp_path / "out")
+    assert done.exit_code == 3
+    assert "DICOM_DAMAGED" in done.stderr
