@@ -105,6 +105,7 @@ def test_sidecars_have_the_contracts_keys(tiny_run: Path, held_out: list[str]):
         "id",
         "input_sha256",
         "model_sha256",
+        "outputs_sha256",
         "settings",
         "versions",
         "grid",

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -126,8 +127,10 @@ def test_memory_that_runs_out_fails_the_case_and_not_the_command(
     def fill(*arguments: object, **options: object) -> None:
         raise MemoryError
 
+    monkeypatch.setattr("medseg.workflows.infer._plan_case", lambda *arguments: (None, {}))
     monkeypatch.setattr("medseg.workflows.infer._segment_case", fill)
-    result = infer_case(None, Case("a", ()), tmp_path, save_probabilities=False)  # type: ignore[arg-type]
+    segmenter = SimpleNamespace(model=None)
+    result = infer_case(segmenter, Case("a", ()), tmp_path, save_probabilities=False)  # type: ignore[arg-type]
     assert (result.status, result.code) == ("failed", "OUT_OF_MEMORY") and list(tmp_path.iterdir()) == []
 
 
