@@ -15,7 +15,7 @@ from medseg.data.layouts import (
     pick_or_nothing,
 )
 from medseg.data.settings import Data
-from medseg.data.studies import Wanted, find_scans, holds_dicom
+from medseg.data.studies import Wanted, find_scans, holds_dicom, refuse_dicom_options
 from medseg.data.tables import is_table, read_table
 from medseg.io import is_image, stem
 
@@ -43,6 +43,7 @@ def find_inputs(
         raise ConfigError(
             "--series was given, and no input is a DICOM folder", hint="leave it out", code="SERIES_UNKNOWN"
         )
+    refuse_dicom_options(wanted, cases)
     return require_unique(cases)
 
 

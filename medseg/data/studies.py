@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,11 +48,33 @@ class Wanted:
         return {key: value for key, value in asdict(self).items() if key not in {"series", "volume"}}
 
     @property
+    def dicom_options(self) -> list[str]:
+        """The options that were given and mean nothing to other images than DICOM."""
+        given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+        if self.series == "all":  # every volume there is: so it is with files
+            given.remove("series")
+        return [f"--{name.removesuffix('_mm').replace('_', '-')}" for name in given]
+
+    @property
     def options(self) -> Options:
         """What indexing takes."""
         from medseg.io.dicom import Options
 
         return Options(**self.settings)
+
+
+def refuse_dicom_options(wanted: Wanted, cases: Sequence[Case]) -> None:
+    """Refuse options that none of the inputs can obey, rather than ignore them.
+
+    Raises:
+        ConfigError: OPTION_NEEDS_DICOM.
+    """
+    if wanted.dicom_options and not any(case.is_pseudonymous for case in cases):
+        raise ConfigError(
+            f"{', '.join(wanted.dicom_options)} is for DICOM, and no input is",
+            hint="leave it out",
+            code="OPTION_NEEDS_DICOM",
+        )
 
 
 def holds_dicom(root: Path) -> bool:

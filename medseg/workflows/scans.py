@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from medseg.data.studies import (
     mixed,
     name_volume,
     refuse_case,
+    refuse_dicom_options,
     resolve_series,
 )
 from medseg.io import is_image, list_files, stem
@@ -35,14 +36,6 @@ class Request(Wanted):
     """
 
     suv: bool = False
-
-    @property
-    def dicom_options(self) -> list[str]:
-        """The options that were given and mean nothing to other images than DICOM."""
-        given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
-        if self.series == "all":  # every volume there is: so it is with files
-            given.remove("series")
-        return [f"--{name.removesuffix('_mm').replace('_', '-')}" for name in given]
 
 
 def refuse_inputs_in(out: Path, paths: Sequence[Path]) -> None:
@@ -74,12 +67,7 @@ def find_scans(paths: Sequence[Path], request: Request, key: Key) -> list[Case]:
     loose = [path for path in paths if path.is_file() and not is_image(path)]  # slices given one by one
     groups = [[path] for path in paths if path not in loose] + ([loose] if loose else [])
     cases = require_unique([case for group in groups for case in _find(group, request, key)])
-    if request.dicom_options and not any(case.is_pseudonymous for case in cases):
-        raise ConfigError(
-            f"{', '.join(request.dicom_options)} is for DICOM, and no input is",
-            hint="leave it out",
-            code="OPTION_NEEDS_DICOM",
-        )
+    refuse_dicom_options(request, cases)
     return cases
 
 

@@ -2,6 +2,7 @@ import pytest
 
 from medseg.core.errors import ConfigError, DataError
 from medseg.data.inputs import find_inputs
+from medseg.data.studies import Wanted
 from tests.builders import make_data
 
 
@@ -86,3 +87,13 @@ def test_an_empty_folder_holds_no_case(tmp_path):
 def test_a_patient_folder_without_a_readable_image_is_reported_not_lost(tmp_path):
     touch(tmp_path, "p1/scan.nii", "p2/scan.dcm")
     assert [len(case.images) for case in find_inputs([tmp_path], make_data())] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "wanted", [Wanted(volume=2), Wanted(allow_tilt=True), Wanted(slice_thickness_mm=2.0)]
+)
+def test_options_for_dicom_are_not_ignored_where_no_input_is(tmp_path, wanted):
+    touch(tmp_path, "a.nii.gz")
+    with pytest.raises(ConfigError) as caught:
+        find_inputs([tmp_path], make_data(), wanted=wanted)
+    assert caught.value.code == "OPTION_NEEDS_DICOM"
