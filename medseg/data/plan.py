@@ -16,6 +16,7 @@ import numpy as np
 
 from medseg.core.errors import DataError
 from medseg.data.fingerprint import Fingerprint
+from medseg.data.lateral import choose_mirror_axes
 from medseg.data.settings import Data, Grid
 
 ANISOTROPIC = 3.0  # spacing ratio above which the coarse axis is treated on its own
@@ -125,7 +126,8 @@ def make_plan(
     why["batch_size"] = _because(
         grid.batch_size, "batch 1 hits torch's slow conv3d; more costs time on a CPU"
     )
-    why["mirror_axes"] = "from the pipeline" if grid.mirror_axes else "none: mirroring must be asked for"
+    names = [data.labels[value] for value in sorted(data.labels)]
+    mirror_axes, why["mirror_axes"] = choose_mirror_axes(grid.mirror_axes, dims, names)
     axes, degrees, why["rotate_degrees"] = _choose_rotation(patch, dims, rotate_degrees)
     kinds = {name: channel.normalize for name, channel in data.channels.items()}
     why["normalization"] = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
@@ -138,7 +140,7 @@ def make_plan(
         kernels=kernels,
         features=_choose_features(device, dims, len(strides)),
         normalization=_choose_normalization(fingerprint, data),
-        mirror_axes=tuple(axis for axis in sorted(set(grid.mirror_axes)) if axis < dims),
+        mirror_axes=mirror_axes,
         rotate_axes=axes,
         rotate_degrees=degrees,
         reasons=why,

@@ -132,13 +132,32 @@ class Grid(Settings):
     mirror_axes: tuple[Axis, ...] = ()  # canonical axes: 0 left-right, 1 back-front, 2 foot-head
 
 
+Below = Annotated[float, Field(ge=0, lt=1)]
+# Cubic B-splines stay one to one up to 1 / 2.4795 of their control points' distance (Choi and Lee 2000).
+Unfolded = Annotated[float, Field(ge=0, le=0.4)]
+
+
 class Augment(Settings):
-    """Probabilities and ranges; defaults are nnU-Net's constants (Isensee et al. 2021, suppl. note 2)."""
+    """Probabilities and ranges; defaults are nnU-Net's constants (Isensee et al. 2021, suppl. note 2).
+
+    What nnU-Net lacks or leaves off is off: quarter turns, elastic fields, grid distortion, bias fields.
+    """
 
     rotate_p: Share = 0.2
     rotate_degrees: Annotated[float, Field(ge=0, le=180)] | None = None  # None: the plan's rule
+    rotate90_p: Share = 0.0  # quarter turns, between axes of equal spacing and equal patch edge
     scale_p: Share = 0.2
     scale_range: tuple[Positive, Positive] = (0.7, 1.4)
+    scale_per_axis: bool = False
+    elastic_p: Share = 0.0
+    elastic_cells: Annotated[int, Field(ge=1, le=16)] = 3  # along the longest edge; one size (mm) on all
+    elastic_strength: tuple[Unfolded, Unfolded] = (0.0, 0.2)  # share of a cell's edge
+    grid_distortion_p: Share = 0.0
+    grid_distortion_cells: Annotated[int, Field(ge=2, le=16)] = 4  # per axis
+    grid_distortion_strength: tuple[Below, Below] = (0.0, 0.3)  # by which share a cell is stretched at most
+    swap_lateral: bool = False  # mirror left and right all the same, and swap the labels of each pair
+    bias_field_p: Share = 0.0  # for MR
+    bias_field_strength: tuple[NotNegative, NotNegative] = (0.0, 0.5)  # largest |log| of the field
     noise_p: Share = 0.1
     noise_variance: tuple[NotNegative, NotNegative] = (0.0, 0.1)
     blur_p: Share = 0.2
@@ -153,3 +172,11 @@ class Augment(Settings):
     gamma_inverted_p: Share = 0.1
     gamma_range: tuple[Positive, Positive] = (0.7, 1.5)
     extra: tuple[Builder, ...] = ()  # MONAI dictionary transforms, "monai.transforms:RandGibbsNoised"
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> Augment:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if name != "extra" and isinstance(value, tuple) and value[0] > value[1]:
+                raise ValueError(f"`{name}` needs its smaller number first")
+        return self

@@ -18,12 +18,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from medseg.core.errors import ResourceError
+from medseg.data.loader import Batch
 from medseg.train.precision import autocast
 from medseg.train.schedule import rate_at
 from medseg.train.settings import Train
 from medseg.train.state import TrainState
 
-Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor | list[Tensor], Tensor], Tensor]
 Validate = Callable[[nn.Module], dict[str, float]]
 Observe = Callable[[TrainState, dict[str, float]], None]
@@ -35,7 +35,7 @@ class Job:
 
     Args:
         settings: The recipe; `epochs` is final (a time budget is turned into it before).
-        batches: (epoch, iterations) -> (image_BCIJK, label_BIJK) batches.
+        batches: (epoch, iterations) -> batches of images, labels and case ids.
         loss: Of the network's output and the label.
         device, dtype: Where, and in which precision, the forward pass runs.
         dims: 2 or 3; in 2D the last axis of a batch is one voxel and is dropped.
@@ -101,7 +101,7 @@ def _train_epoch(state: TrainState, job: Job) -> float:
 
 def train_step(state: TrainState, job: Job, batch: Batch) -> Tensor:
     """Do one step and return its detached loss."""
-    image, label = (tensor.to(job.device, non_blocking=True) for tensor in batch)
+    image, label = (tensor.to(job.device, non_blocking=True) for tensor in batch[:2])
     if job.dims == 2:
         image, label = image.squeeze(-1), label.squeeze(-1)
     state.optimizer.zero_grad(set_to_none=True)

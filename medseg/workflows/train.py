@@ -14,6 +14,7 @@ from medseg.config import Config
 from medseg.core.errors import ConfigError
 from medseg.core.files import make_folder, read_json, sha256_of, sha256_of_file, write_csv, write_json
 from medseg.core.select import select
+from medseg.data.lateral import choose_swaps
 from medseg.data.loader import Patches, open_loader
 from medseg.data.plan import Plan
 from medseg.data.store import StoredCase
@@ -42,6 +43,7 @@ def select_all(config: Config) -> None:
     select("loss", LOSSES, config.loss.name, config.loss.options)
     for step in config.infer.postprocess:
         select("post-processing step", POSTPROCESS, step.name, step.options)
+    choose_swaps(config.augment, _class_names(config))
     for transform in config.augment.extra:
         _build_extra(transform.name, transform.options)
 
@@ -142,9 +144,10 @@ def _set_up(
         seed=config.seed,
         foreground_every=(_count_foreground(batch, config.train.foreground_share), batch),
         extra=extra,
+        swap=choose_swaps(config.augment, _class_names(config)),
     )
     workers = LOADER_WORKERS_GPU if device.type == "cuda" else 0
-    batches = open_loader(patches, batch_size=batch, workers=workers, share=share, pin=device.type == "cuda")
+    batches = open_loader(patches, batch_size=batch, workers=workers, share=share, device=device)
     loss = deep_supervised(select("loss", LOSSES, config.loss.name, config.loss.options))
     job = Job(
         settings=config.train,
@@ -157,12 +160,16 @@ def _set_up(
         validate=make_validation(
             fold.validation,
             fold.plan,
-            [config.data.labels[value] for value in sorted(config.data.labels)],
+            _class_names(config),
             count=config.train.validate_cases,
             overlap=config.infer.overlap,
         ),
     )
     return state, job
+
+
+def _class_names(config: Config) -> list[str]:
+    return [config.data.labels[value] for value in sorted(config.data.labels)]
 
 
 def _count_foreground(batch: int, share: float) -> int:

@@ -1,14 +1,14 @@
 from collections import Counter
+from copy import copy
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from medseg.core.errors import ConfigError
-from medseg.data.loader import Patches, draw_centre, open_loader
+from medseg.data.loader import Patches, open_loader
+from medseg.data.sampling import draw_centre
 from medseg.data.settings import Augment
 from tests.builders import NOTHING, make_plan, store_box_case
 
@@ -27,16 +27,16 @@ def patches(cases):
     return Patches(cases, PLAN, Augment(), seed=3, foreground_every=(1, 3))
 
 
-class Stub:
-    """A case of a shape with foreground points, without files."""
-
-    def __init__(self, shape, points=None):
-        self.shape, self.points = shape, points or {}
-
-
 def collect(patches, epoch, iterations=3, **options):
     batches = open_loader(patches, **{"batch_size": 4, "workers": 0, **options})
-    return [(image.numpy(), label.numpy()) for image, label in batches(epoch, iterations)]
+    return [(batch.image.numpy(), batch.label.numpy()) for batch in batches(epoch, iterations)]
+
+
+def take(patches, sample, epoch=0):
+    """Return one patch as a batch would hold it."""
+    weights = [1] * len(patches.cases)
+    batch = patches.finish([patches[patches.choose(epoch, sample, weights)]])
+    return batch.image[0], batch.label[0]
 
 
 def same(first, second):
@@ -58,16 +58,16 @@ def test_a_batch_is_float_images_and_whole_labels(patches):
 
 def test_an_epoch_has_the_iterations_asked_for(patches):
     batches = open_loader(patches, batch_size=2, workers=0)
-    assert len(list(batches(0, 5))) == len(batches(0, 5)) == 5
+    assert len(list(batches(0, 5))) == 5
 
 
 def test_an_epoch_comes_again_whatever_came_before(patches):
     batches = open_loader(patches, batch_size=4, workers=0)
-    first = [[part.numpy() for part in batch] for batch in batches(2, 3)]
+    first = [batch[:2] for batch in batches(2, 3)]
     list(batches(0, 5))
     torch.manual_seed(99)
     np.random.seed(99)
-    assert same(first, [[part.numpy() for part in batch] for batch in batches(2, 3)])
+    assert same(first, [batch[:2] for batch in batches(2, 3)])
 
 
 @pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 4}])
@@ -86,8 +86,7 @@ def test_samples_of_one_batch_differ(patches):
 def test_the_number_of_workers_changes_nothing(patches):
     batches = open_loader(patches, batch_size=4, workers=2)
     for epoch in (0, 1):  # the second epoch by the same, living workers
-        found = [(image.numpy(), label.numpy()) for image, label in batches(epoch, 3)]
-        assert same(found, collect(patches, epoch))
+        assert same([batch[:2] for batch in batches(epoch, 3)], collect(patches, epoch))
 
 
 def test_the_shares_of_all_ranks_make_the_whole_batch(patches):
@@ -111,14 +110,14 @@ def test_every_case_is_drawn(cases):
     seen = Counter()
     patches = Patches(cases, PLAN, NOTHING, seed=0, foreground_every=(0, 1))
     for sample in range(60):
-        image, _ = patches[0, sample]
+        image, _ = take(patches, sample)
         seen.update(case.id for case in cases if np.isin(image.numpy(), case.image[:]).all())
     assert set(seen) == {"c0", "c1", "c2"}
 
 
 def test_without_augmentation_a_patch_is_cut_from_its_case(cases):
     patches = Patches(cases[:1], make_plan(patch=PLAN.patch), NOTHING, seed=0, foreground_every=(0, 1))
-    image, label = patches[0, 0]
+    image, label = take(patches, 1)
     whole, classes = cases[0].image[:], cases[0].label[:]
     (start,) = np.argwhere(whole[0] == image[0, 0, 0, 0].numpy())
     box = tuple(slice(a, a + e) for a, e in zip(start, PLAN.patch, strict=True))
@@ -126,7 +125,86 @@ def test_without_augmentation_a_patch_is_cut_from_its_case(cases):
     assert np.array_equal(label, classes[box])
 
 
-# --- where a patch lies ------------------------------------------------------------------------
+EVERYTHING = Augment(**{name: 1.0 for name in Augment.model_fields if name.endswith("_p")})
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("settings", [Augment(), EVERYTHING], ids=["default", "everything"])
+def test_patches_finished_by_a_worker_and_on_the_device_are_equal(cases, settings, workers):
+    patches = Patches(cases, PLAN, settings, seed=3, foreground_every=(1, 3), swap=((1, 2),))
+    early, late = (collect(patches, 0, workers=workers, on_device=where) for where in (False, True))
+    assert same(early, late)
+
+
+def test_the_number_of_threads_changes_nothing_and_is_left_as_it_was(cases):
+    patches = Patches(cases, make_plan(patch=(12, 9, 8)), EVERYTHING, seed=0, foreground_every=(0, 1))
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(collect(patches, 0))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert same(*found)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_batch_names_the_case_of_each_sample(cases, on_device):
+    patches = Patches(cases, make_plan(patch=PLAN.patch), NOTHING, seed=0, foreground_every=(0, 1))
+    (batch,) = open_loader(patches, batch_size=9, workers=0, on_device=on_device)(0, 1)
+    images = {case.id: case.image[:] for case in cases}
+    assert set(batch.cases) == set(images)
+    assert all(
+        np.isin(patch, images[name]).all() for patch, name in zip(batch.image, batch.cases, strict=True)
+    )
+
+
+# --- hard cases --------------------------------------------------------------------------------
+
+
+def cases_of(cases, weights, epoch=0, **options):
+    patches = Patches(cases, PLAN, NOTHING, seed=0, foreground_every=(0, 1), weights=weights)
+    batches = open_loader(patches, **{"batch_size": 4, "workers": 0, **options})
+    return [name for batch in batches(epoch, 5) for name in batch.cases]
+
+
+def test_a_case_of_more_weight_comes_more_often(cases):
+    found = Counter(cases_of(cases, lambda epoch: [0, 3, 1]))
+    assert found["c1"] > found["c2"] > found["c0"] == 0
+
+
+def test_weights_are_those_of_the_epoch(cases):
+    def weigh(epoch):
+        return np.eye(3)[epoch]
+
+    assert [set(cases_of(cases, weigh, epoch)) for epoch in range(3)] == [{"c0"}, {"c1"}, {"c2"}]
+
+
+def test_equal_weights_draw_what_no_weights_draw(cases):
+    assert cases_of(cases, lambda epoch: [5, 5, 5]) == cases_of(cases, None)
+
+
+def test_weights_that_change_within_an_epoch_count_from_the_next(cases):
+    state = {"weights": [1, 0, 0]}
+    patches = Patches(
+        cases, PLAN, NOTHING, seed=0, foreground_every=(0, 1), weights=lambda epoch: state["weights"]
+    )
+    batches = open_loader(patches, batch_size=2, workers=1)
+    seen = []
+    for epoch in (0, 1):
+        for batch in batches(epoch, 6):
+            seen.append((epoch, *batch.cases))
+            state["weights"] = [0, 1, 0]
+    assert set(seen) == {(0, "c0", "c0"), (1, "c1", "c1")}
+
+
+def test_a_worker_is_sent_no_weights(cases):
+    patches = Patches(cases[:0], PLAN, NOTHING, seed=0, foreground_every=(0, 1), weights=lambda epoch: [1])
+    assert copy(patches).weights is None
+
+
+# --- foreground --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -142,62 +220,8 @@ def test_the_last_samples_of_every_group_are_centred_on_foreground(cases, monkey
     monkeypatch.setattr("medseg.data.loader.draw_centre", spy)
     patches = Patches(cases, PLAN, NOTHING, seed=0, foreground_every=every)
     for sample in range(9):
-        patches[0, sample]
+        take(patches, sample)
     assert [sample for sample, wanted in enumerate(asked) if wanted] == on_foreground
-
-
-shapes = st.tuples(*[st.integers(1, 12)] * 3)
-edges = st.tuples(*[st.integers(1, 12)] * 3)
-
-
-@given(shapes, edges, st.integers(0, 1000), st.booleans(), st.data())
-def test_a_patch_lies_inside_its_case_or_covers_it(shape, patch, seed, on_foreground, data):
-    point = [data.draw(st.integers(0, n - 1)) for n in shape]
-    case = Stub(shape, {1: np.array([point])})
-    centre = draw_centre(
-        np.random.default_rng(seed), case, make_plan(patch=patch), on_foreground=on_foreground
-    )
-    start = centre - np.array(patch) // 2
-    stop = start + patch
-    for a, b, n, edge in zip(start, stop, shape, patch, strict=True):
-        assert (a >= 0 and b <= n) if edge <= n else (a <= 0 and b >= n)
-
-
-@given(shapes, edges, st.integers(0, 1000), st.data())
-def test_a_foreground_patch_holds_its_point(shape, patch, seed, data):
-    point = np.array([data.draw(st.integers(0, n - 1)) for n in shape])
-    case = Stub(shape, {1: point[None]})
-    centre = draw_centre(np.random.default_rng(seed), case, make_plan(patch=patch), on_foreground=True)
-    start = centre - np.array(patch) // 2
-    assert ((point >= start) & (point < start + patch)).all()
-
-
-def draw_many(case, plan, count=3000, *, on_foreground=False):
-    rng = np.random.default_rng(0)
-    return Counter(
-        tuple(draw_centre(rng, case, plan, on_foreground=on_foreground).tolist()) for _ in range(count)
-    )
-
-
-def test_positions_are_drawn_uniformly():
-    found = draw_many(Stub((9, 4, 4)), make_plan(patch=(4, 4, 4)))
-    assert {i for i, _, _ in found} == set(range(2, 8))
-    assert max(found.values()) < 1.3 * min(found.values())
-
-
-def test_labels_are_drawn_equally_often_however_small():
-    case = Stub((9, 9, 9), {1: np.full((500, 3), 2), 2: np.full((1, 3), 6)})
-    found = draw_many(case, make_plan(patch=(1, 1, 1)), on_foreground=True)
-    assert found[2, 2, 2] == pytest.approx(1500, abs=120)
-
-
-def test_without_foreground_any_position_will_do():
-    assert len(draw_many(Stub((5, 5, 5)), make_plan(patch=(4, 4, 4)), on_foreground=True)) == 8
-
-
-def test_in_2d_any_slice_is_drawn():
-    found = draw_many(Stub((4, 4, 5)), make_plan(patch=(4, 4, 1)))
-    assert set(found) == {(2, 2, k) for k in range(5)}
 
 
 # --- transforms from outside -------------------------------------------------------------------
@@ -233,20 +257,20 @@ def with_extra(cases, *extra):
 
 
 def test_extra_transforms_are_applied_in_their_order(cases):
-    plain, _ = with_extra(cases)[0, 0]
-    changed, _ = with_extra(cases, AddOne, AddOne)[0, 0]
+    plain, _ = take(with_extra(cases), 0)
+    changed, _ = take(with_extra(cases, AddOne, AddOne), 0)
     assert torch.equal(changed, plain + 2)
 
 
 def test_random_transforms_are_seeded_by_epoch_and_sample(cases):
     patches = with_extra(cases[:1], RandomAdd)
-    first = patches[0, 0][0]
-    assert not torch.equal(patches[0, 1][0], first)
-    assert torch.equal(patches[0, 0][0], first)
+    first = take(patches, 0)[0]
+    assert not torch.equal(take(patches, 1)[0], first)
+    assert torch.equal(take(patches, 0)[0], first)
 
 
 @pytest.mark.parametrize(("build", "code"), [(BlurLabel, "TRANSFORM_LABELS"), (Shrink, "TRANSFORM_SHAPE")])
 def test_a_transform_that_damages_a_patch_is_refused(cases, build, code):
     with pytest.raises(ConfigError) as caught:
-        with_extra(cases, partial(build))[0, 0]
+        take(with_extra(cases, partial(build)), 0)
     assert caught.value.code == code

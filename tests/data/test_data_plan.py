@@ -18,8 +18,8 @@ def fingerprint(shape=(200, 180, 160), spacing=(1.0, 1.0, 1.0), fine=None, chann
     return Fingerprint(9, shape, spacing, fine or spacing, (0.9, 0.1), (STATS,) * channels)
 
 
-def plan(found=None, *, device="cpu", memory_gb=8.0, rotate=None, channels=None, **grid):
-    data = Data(channels=channels or {"a": Channel()}, labels={1: "x"})
+def plan(found=None, *, device="cpu", memory_gb=8.0, rotate=None, channels=None, labels=None, **grid):
+    data = Data(channels=channels or {"a": Channel()}, labels=labels or {1: "x"})
     found = found or fingerprint(channels=len(data.channels))
     return make_plan(found, data, Grid(**grid), device=device, memory_gb=memory_gb, rotate_degrees=rotate)
 
@@ -207,6 +207,12 @@ def test_a_fixed_batch_is_kept():
 def test_nothing_is_mirrored_unless_asked_for():
     assert plan().mirror_axes == ()
     assert plan(mirror_axes=(1, 0, 1)).mirror_axes == (0, 1)
+
+
+def test_left_and_right_labels_switch_mirroring_between_them_off():
+    made = plan(labels={3: "left lung", 7: "right lung"}, mirror_axes=(0, 2))
+    assert made.mirror_axes == (2,)
+    assert "left lung and right lung" in made.reasons["mirror_axes"]
 
 
 @pytest.mark.parametrize(
