@@ -134,7 +134,7 @@ class Patches(Dataset[Cut]):
 
     def finish(self, cuts: Sequence[Cut], device: torch.device = CPU) -> Batch:
         """Do what the draws say, on a device; transforms from outside run on the CPU only."""
-        with _one_thread(device):
+        with _one_thread():
             samples = [self._finish_one(cut, device) for cut in cuts]
         images, labels = zip(*samples)
         return Batch(torch.stack(images), torch.stack(labels).long(), tuple(cut.case for cut in cuts))
@@ -149,11 +149,10 @@ class Patches(Dataset[Cut]):
 
 
 @contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     """Sum in one order: with more threads a mean would depend on how many there are, here or in a worker."""
     before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -231,9 +230,6 @@ class _Indices:
             first = iteration * self.batch_size
             samples = range(first + rank, first + self.batch_size, world)
             yield [self.patches.choose(self.epoch, sample, weights) for sample in samples]
-
-    def __len__(self) -> int:
-        return self.iterations
 
 
 def _use_one_thread(worker: int) -> None:
