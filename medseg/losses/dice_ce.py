@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from medseg.losses.cross_entropy import smooth_nll
 from medseg.losses.dice import average_dice
 from medseg.losses.voxels import average_voxels, compare
 
@@ -21,6 +22,7 @@ def dice_ce(
     smooth: float = 1e-5,
     dice_weight: float = 1.0,
     ce_weight: float = 1.0,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Return `dice_weight` x `dice` + `ce_weight` x `cross_entropy`; options as there.
 
@@ -34,6 +36,7 @@ def dice_ce(
         smooth: Of the Dice term, in voxels.
         dice_weight: Factor of the Dice term.
         ce_weight: Factor of the cross-entropy.
+        label_smoothing: Of the cross-entropy.
     """
     voxels = compare(logits_BC, label_B, ignore_index)
     overlap = average_dice(
@@ -43,4 +46,5 @@ def dice_ce(
         include_background=include_background,
         smooth=smooth,
     )
-    return dice_weight * overlap + ce_weight * average_voxels(voxels.nll, voxels, class_weights)
+    nll_BN = smooth_nll(voxels, label_smoothing)
+    return dice_weight * overlap + ce_weight * average_voxels(nll_BN, voxels, class_weights)

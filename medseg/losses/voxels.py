@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg.core.errors import ConfigError
+from medseg.losses.ranks import divide_sums
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,30 @@ def average_voxels(loss_BN: Tensor, voxels: Voxels, class_weights: Sequence[floa
     """Return the mean over valid voxels, each weighted by the weight of its true class.
 
     As in `torch.nn.CrossEntropyLoss` the sum of the weights divides, so the scale of `class_weights`
-    does not matter. Without a valid voxel the mean is 0, and so is its gradient.
+    does not matter; both sums are those of the global batch. Without a valid voxel the mean is 0, and so is
+    its gradient.
     """
+    weight_BN = weigh_voxels(voxels, class_weights)
+    return divide_sums((loss_BN * weight_BN).sum(), weight_BN.sum())
+
+
+def weigh_voxels(voxels: Voxels, class_weights: Sequence[float] | None) -> Tensor:
+    """Return (B, N): the weight of each voxel's true class, 0 where ignored."""
     if class_weights is None:
-        return loss_BN.sum() / voxels.valid.sum().clamp_min(1)
-    weight_C = weigh_classes(class_weights, voxels.log_p)
-    weight_BN = weight_C[voxels.label] * voxels.valid
-    return (loss_BN * weight_BN).sum() / weight_BN.sum().clamp_min(torch.finfo(weight_BN.dtype).tiny)
+        return voxels.valid.to(voxels.log_p.dtype)
+    return weigh_classes(class_weights, voxels.log_p)[voxels.label] * voxels.valid
+
+
+def foreground(voxels: Voxels) -> list[tuple[Tensor, Tensor]]:
+    """Return (B, N) probability and true mask of every class but background; no mask holds ignored voxels."""
+    p_CBN = voxels.log_p[:, 1:].exp().unbind(1)
+    return [(p_BN, (voxels.label == c) & voxels.valid) for c, p_BN in enumerate(p_CBN, 1)]
+
+
+def average_foreground(
+    cost_CBN: Sequence[Tensor], voxels: Voxels, class_weights: Sequence[float] | None
+) -> Tensor:
+    """Return the mean over valid voxels of each foreground class's cost, then their weighted mean."""
+    weight_C = weigh_classes(class_weights, voxels.log_p)[1:]
+    total = torch.stack([(cost_BN * voxels.valid).sum() for cost_BN in cost_CBN])
+    return divide_sums((total * weight_C).sum(), weight_C.sum() * voxels.valid.sum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,16 +35,18 @@ class CaseMetrics:
     Args:
         case_id: Empty where the caller has no use for it.
         labels: Label value -> its metrics.
+        regions: Name of a group of labels, taken as one structure -> its metrics.
         miou: Mean IoU over the foreground labels that are in the reference or the prediction.
-        pixel_accuracy: Share of all voxels with the right label; values not evaluated are background.
+        pixel_accuracy: Share of voxels with the right label; values not evaluated are background.
         options: Metric name -> its options, as they were used.
     """
 
     case_id: str
     labels: Mapping[int, LabelMetrics]
     miou: float | None
-    pixel_accuracy: float
+    pixel_accuracy: float | None
     options: Mapping[str, Mapping[str, Any]]
+    regions: Mapping[str, LabelMetrics] = field(default_factory=dict)
 
 
 def evaluate_case(
