@@ -22,8 +22,9 @@ def list_plans(
 ) -> list[Plan]:
     """Return the plans to choose from, smallest first.
 
-    The patch grows to the median shape, then the batch, then the width. Context is worth more
-    than more samples, and both more than more channels (Isensee et al. 2021, suppl. note 2). What `grid` fixes stays; where it fixes all, there is one plan.
+    The patch grows to the median shape, then the batch, then the width: context is worth more than more
+    samples, and both more than more channels (Isensee et al. 2021, suppl. note 2). What `grid` fixes stays;
+    where it fixes all, there is one plan.
 
     Args:
         make: Makes the plan of a scale; of None, the one by constants.
