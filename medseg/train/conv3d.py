@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-SHAPE = {"cpu": (2, 16, 16, 24, 16), "cuda": (2, 32, 96, 96, 96)}  # (B, C, I, J, K)
-REPEATS = 5
+SHAPE = {"cpu": (2, 16, 8, 16, 16), "cuda": (2, 32, 96, 96, 96)}  # (B, C, I, J, K)
+REPEATS = 3
 # Relative errors of one convolution, a few roundings: bf16 has 8 bits of mantissa, fp16 11.
 BOUNDS = {torch.bfloat16: 1e-2, torch.float16: 2e-3}
 NAMES = {torch.float32: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}

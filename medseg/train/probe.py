@@ -7,6 +7,7 @@ and not the machine. Linux only: /proc tells the peak.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -134,7 +135,8 @@ def climb(works: Sequence[float], measure_mb: Callable[[int], float | None], tar
     """Return the largest rung that was measured to stay within the target, or None: not even the smallest.
 
     Memory is nearly a line over the work. Two small rungs give the line, the line the rung to verify, and
-    each further measurement corrects it; a rung that had to be ended is followed by one a fifth smaller.
+    each further measurement corrects it. A rung that had to be ended gives no number: a fifth less comes
+    next, or halfway to the smallest where there is no line yet.
 
     Args:
         works: Work of each rung, rising.
@@ -152,8 +154,9 @@ def climb(works: Sequence[float], measure_mb: Callable[[int], float | None], tar
         else:
             fits = rung
         limit = _predict(works, peaks, target_mb)
-        if peak is None:
-            limit = min(limit, BACK_OFF * works[rung])
+        if peak is None:  # the line was wrong, or there is none yet
+            back = BACK_OFF * works[rung] if len(peaks) > 1 else math.sqrt(works[0] * works[rung])
+            limit = min(limit, back)
         inside = [index for index in range(fits + 1, too_large) if works[index] <= limit]
         if fits < 0 or not inside:
             break

@@ -31,7 +31,7 @@ STEPS = 2  # the second meets gradients, optimizer and averaged weights beside i
 # Of the cap. Over more steps the heap fragments (20 steps: a fifth more than 2, imports aside), and MLflow's
 # store comes on top (60 MB).
 SHARE = 0.8
-WIDTH_OPTIONS = {"features", "size"}  # of a model: it does not take its channels from the plan
+WIDTH_OPTIONS = ("features", "size")  # of a model: it does not take its channels from the plan
 Shape = tuple[int, int, int]
 
 
@@ -153,7 +153,7 @@ def _explain(config: Config, plan: Plan, known: dict[str, Any], cap_mb: float) -
 
 def takes_width(config: Config) -> bool:
     """Whether the network takes its channels from the plan."""
-    return not WIDTH_OPTIONS & set(config.model.options)
+    return all(config.model.options.get(name) is None for name in WIDTH_OPTIONS)
 
 
 def _refuse(config: Config, plan: Plan, cost: Cost | None, cap_mb: float) -> ResourceError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from functools import partial
@@ -67,8 +68,8 @@ def test_after_a_trial_that_had_to_be_ended_the_next_is_a_fifth_smaller():
     assert chosen == (50.0, [1.0, 8.0, 70.0, 50.0])
 
 
-def test_a_second_rung_that_does_not_fit_leaves_what_lies_between():
-    assert climbed(lambda work: 100 * work if work < 8 else None, target=450) == (4, [1, 8, 4])
+def test_a_second_rung_that_had_to_be_ended_is_followed_by_one_halfway():
+    assert climbed(lambda work: 100 * work if work < 8 else None, target=450) == (4, [1, 8, 2, 4])
 
 
 def test_a_line_that_does_not_rise_is_no_licence():
@@ -117,8 +118,6 @@ def test_a_trial_above_the_cap_is_ended():
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fork instead of spawn, so that nothing is imported again: it is the parent that is tested."""
-    import multiprocessing
-
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(probe.multiprocessing, "get_context", lambda kind: fork)
 
@@ -143,6 +142,27 @@ def test_a_bug_is_not_called_lack_of_memory(here: None, error: Exception, capfd:
     with pytest.raises(ResourceError) as caught:
         measure(partial(raise_, error), None)
     assert caught.value.code == "MEMORY_PROBE" and str(error) in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("trial", "sent"),
+    [
+        (partial(raise_, MemoryError()), "None"),
+        (partial(raise_, ConfigError("wrong")), "ConfigError('wrong')"),
+        (partial(Cost, 1.0, 2.0), "Cost(peak_mb=1.0, step_s=2.0)"),
+    ],
+)
+def test_the_fresh_process_sends_what_came_out(trial: probe.Trial, sent: str):
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    probe._work(sender, trial)
+    assert repr(receiver.recv()) == sent
+
+
+def test_the_fresh_process_keeps_the_traceback_of_a_bug():
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        probe._work(sender, partial(raise_, RuntimeError("shapes differ")))
+    assert not receiver.poll()
 
 
 def test_without_proc_nothing_is_measured(monkeypatch: pytest.MonkeyPatch):
