@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medseg import __version__
-from medseg.cli import cohort, deidentify, dicom, evaluate, infer, listing, phantom, run, ui
+from medseg.cli import cohort, deidentify, dicom, doctor, evaluate, infer, listing, phantom, run, ui
 from medseg.cli.session import STARTED, print_usage_error
 
 app = typer.Typer(
@@ -52,6 +52,7 @@ app.command()(phantom.phantom)
 app.command("list")(listing.list_entries)
 app.add_typer(listing.config_app, name="config")
 app.command()(ui.ui)
+app.command()(doctor.doctor)
 
 
 def main() -> None:

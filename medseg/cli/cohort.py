@@ -101,7 +101,7 @@ def plan(
                 key_file=find_key(),
                 is_pseudonymous=pseudonymize,
             )
-        decided = plan_run(resolved, cohort, run)
+        decided = plan_run(resolved, cohort, run, progress=progress)
         report.extra["plan"] = decided.to_json()
         report.write(out / "report.json")
         for name, reason in decided.reasons.items():

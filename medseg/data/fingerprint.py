@@ -46,6 +46,11 @@ class Fingerprint:
         """Return a plain dict."""
         return asdict(self)
 
+    def shape_at(self, spacing_mm: Sequence[float]) -> tuple[int, int, int]:
+        """Return the median shape in voxels of another spacing."""
+        i, j, k = (round(n * own / new) for n, own, new in zip(self.shape, self.spacing_mm, spacing_mm))
+        return i, j, k
+
 
 def take_fingerprint(records: Sequence[Record]) -> Fingerprint:
     """Summarise usable records (at least one)."""

@@ -28,8 +28,20 @@ FEATURES = {"cpu": (12, {2: 128, 3: 128}), "cuda": (32, {2: 512, 3: 320})}
 CPU_VOXELS = {2: 256 * 256, 3: 48**3}
 GPU_VOXELS_PER_GB = {2: 12 * 512 * 512 / 8, 3: 2 * 128**3 / 8}
 GPU_MAX_VOXELS = {2: 512 * 512, 3: 160**3}
+# float32 on a CPU: torch leaves oneDNN for a single sample with C*D*H <= 20480 (`use_mkldnn` in its
+# Convolution.cpp; measured with torch 2.13: 12 against 3 ms, 57 against 5.5 ms); two samples never meet it.
+SLOW_BATCH = "; at batch 1 torch uses a slow conv3d, 4 to 10 times the time of a sample: 2 is faster"
 
 Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large to make what the grid leaves free, where memory is measured instead of estimated."""
+
+    patch_voxels: int  # at most
+    batch_size: int
+    width: int  # channels at full resolution
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,7 @@ def make_plan(
     device: str,
     memory_gb: float,
     rotate_degrees: float | None,
+    scale: Scale | None = None,
 ) -> Plan:
     """Decide everything, honouring what `grid` fixes.
 
@@ -104,6 +117,7 @@ def make_plan(
         device: "cpu" or "cuda".
         memory_gb: Memory to plan for.
         rotate_degrees: Largest rotation, or None for the rule.
+        scale: Of patch, batch and width; None: by the constants above.
     """
     why: dict[str, str] = {}
     dims = grid.dims or (2 if fingerprint.shape[2] == 1 else 3)
@@ -111,21 +125,24 @@ def make_plan(
     spacing = grid.spacing_mm or _choose_spacing(fingerprint, dims, why)
     if grid.spacing_mm:
         why["spacing_mm"] = "fixed by the pipeline"
-    shape = np.array(fingerprint.shape) * np.array(fingerprint.spacing_mm) / np.array(spacing)
-    budget = _voxel_budget(dims, device, memory_gb)
+    shape = np.array(fingerprint.shape_at(spacing))
+    budget = scale.patch_voxels if scale else _voxel_budget(dims, device, memory_gb)
     patch = grid.patch or _choose_patch(shape, spacing, dims, budget)
     if dims == 2:
         patch = (patch[0], patch[1], 1)
     why["patch"] = _because(
-        grid.patch, f"median shape {_times(shape.round())} in at most {int(budget)} voxels ({device})"
+        grid.patch, f"median shape {_times(shape)} in at most {int(budget)} voxels ({device})"
     )
     strides, kernels = choose_topology(patch, spacing)
     why["strides"] = f"halve each axis while it keeps {MIN_EDGE} voxels, coarse axes later"
-    why["features"] = f"{FEATURES[device][0]} channels, doubled a level: what a {device} trains in time"
-    batch = grid.batch_size or _choose_batch(dims, device, budget, patch)
+    width = scale.width if scale else FEATURES[device][0]
+    why["features"] = f"{width} channels, doubled a level: what a {device} trains in time"
+    batch = grid.batch_size or (scale.batch_size if scale else _choose_batch(dims, device, budget, patch))
     why["batch_size"] = _because(
         grid.batch_size, "batch 1 hits torch's slow conv3d; more costs time on a CPU"
     )
+    if device == "cpu" and dims == 3 and batch == 1:
+        why["batch_size"] += SLOW_BATCH
     names = [data.labels[value] for value in sorted(data.labels)]
     mirror_axes, why["mirror_axes"] = choose_mirror_axes(grid.mirror_axes, dims, names)
     axes, degrees, why["rotate_degrees"] = _choose_rotation(patch, dims, rotate_degrees)
@@ -138,7 +155,7 @@ def make_plan(
         batch_size=batch,
         strides=strides,
         kernels=kernels,
-        features=_choose_features(device, dims, len(strides)),
+        features=_choose_features(device, dims, len(strides), width),
         normalization=_choose_normalization(fingerprint, data),
         mirror_axes=mirror_axes,
         rotate_axes=axes,
@@ -178,7 +195,7 @@ def _choose_patch(
 ) -> Triple:
     """Start from a cube in mm, limited by the median shape; shrink the relatively largest axis."""
     edge_mm = (budget * float(np.prod(spacing[:dims]))) ** (1 / dims) * 2
-    patch = np.minimum(np.ceil(edge_mm / np.array(spacing)), shape.round()).astype(int)[:dims]
+    patch = np.minimum(np.ceil(edge_mm / np.array(spacing)), shape).astype(int)[:dims]
     multiple = np.array([_multiple(int(edge)) for edge in patch])
     patch = np.maximum(-(-patch // multiple) * multiple, multiple)
     while np.prod(patch) > budget and (patch > 16).any():
@@ -226,9 +243,9 @@ def choose_topology(
         size, step = np.where(halve, -(-size // 2), size), np.where(halve, step * 2, step)
 
 
-def _choose_features(device: str, dims: int, levels: int) -> tuple[int, ...]:
+def _choose_features(device: str, dims: int, levels: int, width: int) -> tuple[int, ...]:
     first, most = FEATURES[device]
-    return tuple(min(first * 2**level, most[dims]) for level in range(levels))
+    return tuple(min(width * 2**level, most[dims] * width // first) for level in range(levels))
 
 
 def _int_triple(values: np.ndarray[Any, Any]) -> Triple:

@@ -29,8 +29,15 @@ from medseg.workflows.run_folder import RunFolder
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def plan_run(config: Config, cohort: Cohort, run: RunFolder) -> Plan:
-    """Decide splits and plan from the usable cases and store both."""
+def plan_run(config: Config, cohort: Cohort, run: RunFolder, *, progress: Progress) -> Plan:
+    """Decide splits and plan from the usable cases and store both.
+
+    Patch, batch and width are chosen by constants, so at once and the same anywhere; with `memory_gb`, or
+    where a GPU leaves something to choose, by measuring (see `fit_plan`).
+
+    Raises:
+        ResourceError: MEMORY_PLAN.
+    """
     splits = split_cohort(
         cohort.usable,
         folds=config.split.folds,
@@ -40,14 +47,28 @@ def plan_run(config: Config, cohort: Cohort, run: RunFolder) -> Plan:
     )
     seen = [record for record in cohort.usable if record.id not in splits.test]
     device, memory_gb = find_device(config)
-    plan = make_plan(
-        take_fingerprint(seen),
+    fingerprint = take_fingerprint(seen)
+    make = partial(
+        make_plan,
+        fingerprint,
         config.data,
         config.grid,
         device=device,
         memory_gb=memory_gb,
         rotate_degrees=config.augment.rotate_degrees,
     )
+    plan = make()
+    if config.memory_gb or (device == "cuda" and not (config.grid.patch and config.grid.batch_size)):
+        from medseg.workflows.fit import fit_plan  # needs torch
+
+        plan = fit_plan(
+            config,
+            lambda scale: make(scale=scale),
+            (device, memory_gb),
+            fingerprint.shape_at(plan.spacing_mm),
+            run,
+            progress=progress,
+        )
     run.save_splits(splits)
     run.settle("plan.json", plan.to_json())
     return plan
@@ -80,7 +101,7 @@ def preprocess(
         key_file=key_file,
         is_pseudonymous=is_pseudonymous,
     )
-    plan = plan_run(config, cohort, run)
+    plan = plan_run(config, cohort, run, progress=progress)
     make_folder(run.store)
     usable = {record.id: record for record in cohort.usable}
     if run.is_trained:

@@ -107,7 +107,7 @@ def train_fold(
     folder = make_folder(run.fold(number))
     _settle_start(run, number, init_from)
     with process_group(device) as share:
-        state, job = _set_up(config, fold, device, share, init_from)
+        state, job = set_up(config, fold, device, share, init_from)
         fingerprint = fold.fingerprint(config)
         if (folder / "checkpoint.pt").exists():
             load_checkpoint(folder / "checkpoint.pt", state, fingerprint)
@@ -123,9 +123,10 @@ def train_fold(
             export_weights(config, run, number, state.average)
 
 
-def _set_up(
+def set_up(
     config: Config, fold: Fold, device: torch.device, share: tuple[int, int], init_from: Path | None
 ) -> tuple[TrainState, Job]:
+    """Return a fold's state before the first step and what it trains with; `share` is (rank, world)."""
     torch.manual_seed(config.seed * 1_000_003 + 7919 * fold.number)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True

@@ -67,13 +67,14 @@ def test_help_names_every_verb():
         "phantom",
         "list",
         "ui",
+        "doctor",
         "config",
     ]
     assert result.exit_code == 0 and all(f" {verb} " in result.stdout for verb in verbs)
 
 
 @pytest.mark.parametrize(
-    "verb", ["check", "plan", "preprocess", "train", "run", "infer", "evaluate", "phantom", "list"]
+    "verb", ["check", "plan", "preprocess", "train", "run", "infer", "evaluate", "phantom", "list", "doctor"]
 )
 def test_every_verb_explains_itself_with_an_example(verb: str):
     result = medseg(verb, "--help")
