@@ -21,8 +21,6 @@ HIPPOCAMPUS, NUCLEI, SARCOMA = "hippocampus_mr", "nuclei_fluorescence", "sarcoma
 DATA = {HIPPOCAMPUS: "hippocampus", NUCLEI: "nuclei", SARCOMA: "sts_pet"}  # folders below $MEDSEG_DATA
 SEEDS = (0, 1, 2)
 FREE = ("workers", "summary", "licence", "expected")  # settings that change no result
-# Replaced by the calibration, so that they say nothing about a run of a fixed budget.
-CALIBRATED = ("epochs", "iterations_per_epoch")
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def resolve(experiment: Experiment) -> Tree:
 
     config = lay(find(experiment.pipeline), None, experiment.overrides())
     tree: Tree = config.model_dump(mode="json", exclude=set(FREE))
-    tree["train"] = {key: value for key, value in tree["train"].items() if key not in CALIBRATED}
+    del tree["train"]["epochs"]  # follows from the budget
     return tree
 
 

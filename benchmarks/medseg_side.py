@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import calibration
-from experiments import CALIBRATED, DATA, ROOT, Experiment, Tree, find, hash_of, pipeline_file, resolve
+from experiments import DATA, ROOT, Experiment, Tree, find, hash_of, pipeline_file, resolve
 from process_tree import Meter
 
 Goes = Callable[[], bool]
@@ -34,7 +34,7 @@ def run(experiment: Experiment, work: Path, calibrations: Path, goes_on: Goes) -
     """
     work.mkdir(parents=True, exist_ok=True)
     plan = settle(experiment, work, calibrations, goes_on)
-    lengths = {f"train.{key}": plan[key] for key in CALIBRATED}
+    lengths = {f"train.{key}": plan[key] for key in calibration.Schedule._fields}
     meter = call(experiment, work, lengths, goes_on)
     return {**plan_of(plan, meter), **figures(work / "run", experiment.fold, meter)}
 
@@ -227,7 +227,11 @@ def read(path: Path) -> Any:
 
 
 def write(path: Path, value: Any) -> None:
-    """Write a JSON file, whole."""
+    """Write a JSON file, whole; an object has a line for each key."""
+    text = json.dumps(value)
+    if isinstance(value, dict):
+        lines = (f"  {json.dumps(key)}: {json.dumps(item)}" for key, item in value.items())
+        text = "{\n" + ",\n".join(lines) + "\n}"
     temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.write_text(text + "\n")
     temporary.replace(path)
