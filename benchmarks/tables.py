@@ -80,7 +80,7 @@ def peer(ledger: Ledger) -> str:
         for side in experiments.SIDES:
             result, ours = found[side], found["medseg"]
             difference = MISSING
-            if side != "medseg" and result and ours:
+            if side != "medseg" and result and ours and len(within([result, ours])) == 2:
                 difference = show(paired_interval(*pair(ours, result)), sign="+")
             rows.append([str(budget), side, dice(result), difference, *cost(result)])
     return table(["budget", "side", "mean Dice", "ours - theirs", *COST], rows)
@@ -111,18 +111,21 @@ def tasks(ledger: Ledger) -> str:
 
 def ablation(ledger: Ledger) -> str:
     """Each variant against the default: cases paired, each averaged over the seeds that both have."""
-    default = {run.seed: ledger.find(run) for run in experiments.ABLATION if run.name == "default"}
+
+    def by_seed(name: str) -> dict[int, Tree | None]:
+        return {run.seed: ledger.find(run) for run in experiments.ABLATION if run.name == name}
+
+    default = by_seed("default")
     known = {result["id"] for result in default.values() if result}
     rows = [["default", "", *averaged(list(default.values())), MISSING]]
     for name, settings in experiments.VARIANTS.items():
-        runs = [run for run in experiments.ABLATION if run.name == name]
-        found = {run.seed: ledger.find(run) for run in runs}
-        seeds = [seed for seed, result in found.items() if result and default[seed]]
+        found = by_seed(name)
+        both = {seed: [side for side in (found[seed], default[seed]) if side] for seed in found}
+        pairs = [pair(*sides) for sides in both.values() if len(within(sides)) == 2]
         difference = MISSING
         if any(result and result["id"] in known for result in found.values()):
             difference = "is the default"
-        elif seeds:
-            pairs = [pair(found[seed], default[seed]) for seed in seeds]
+        elif pairs:
             sides = [[fmean(values) for values in zip(*side)] for side in zip(*pairs)]
             difference = show(paired_interval(*sides), sign="+")
         rows.append([name, show_settings(settings), *averaged(list(found.values())), difference])
