@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -39,6 +40,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("run", help="work the queue")
     runs.add_argument("--only", default="", metavar="WORDS")
+    runs.add_argument("--redo-over", action="store_true", help="run again what was over its budget")
     runs.add_argument("--nnunet-env", type=Path, default=nnunet_side.ENVIRONMENT, metavar="DIR")
     tries = commands.add_parser("try", help="one experiment that no table asks for")
     tries.add_argument("name")
@@ -66,6 +68,8 @@ def main() -> int:
     else:
         nnunet_side.ENVIRONMENT = options.nnunet_env.resolve()
         chosen = choose(options.only)
+        if options.redo_over:
+            forget_over(chosen)
     WORK.mkdir(parents=True, exist_ok=True)
     with (WORK / "lock").open("w") as lock:
         try:
@@ -125,6 +129,15 @@ def work_queue(experiments: dict[str, Experiment], max_minutes: float | None) ->
             over = "" if result["is_within"] else "  OVER BUDGET"
             print(f"  Dice {result['mean_dice']:.4f} in {result['cpu_s']:.0f} CPU-seconds{over}", flush=True)
     return int(failures > 0)
+
+
+def forget_over(experiments: Iterable[str]) -> None:
+    """Remove the results and the work of experiments that were over their budget."""
+    for key in experiments:
+        path = RESULTS / f"{key}.json"
+        if path.exists() and not read(path)["is_within"]:
+            shutil.rmtree(WORK / key, ignore_errors=True)
+            path.unlink()
 
 
 def until(deadline: float | None) -> Callable[[], bool]:

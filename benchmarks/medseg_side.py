@@ -36,6 +36,8 @@ def run(experiment: Experiment, work: Path, calibrations: Path, goes_on: Goes) -
     plan = settle(experiment, work, calibrations, goes_on)
     lengths = {f"train.{key}": plan[key] for key in calibration.Schedule._fields}
     meter = call(experiment, work, lengths, goes_on)
+    if not calibration.is_within(meter.cpu_s, experiment.budget_cpu_s):
+        correct(experiment, calibrations, meter.cpu_s / experiment.budget_cpu_s)
     return {**plan_of(plan, meter), **figures(work / "run", experiment.fold, meter)}
 
 
@@ -59,11 +61,22 @@ def recipe_of(experiment: Experiment) -> Any:
     return lay(find(experiment.pipeline), None, experiment.overrides()).train
 
 
+def calibration_folder(experiment: Experiment, calibrations: Path) -> Path:
+    """Return the folder of a recipe's calibration on this machine."""
+    config = {**resolve(experiment), "seed": None}
+    return calibrations / hash_of([config, experiment.threads, cpu_model()])[:12]
+
+
+def correct(experiment: Experiment, calibrations: Path, factor: float) -> None:
+    """Raise what an iteration is thought to cost, after a run that used `factor` times its budget."""
+    path = calibration_folder(experiment, calibrations) / "costs.json"
+    costs = calibration.Costs(**read(path))
+    write(path, costs._replace(iteration=costs.iteration * factor)._asdict())
+
+
 def calibrate(experiment: Experiment, calibrations: Path, goes_on: Goes) -> calibration.Costs:
     """Return what the parts of a run cost here: from a short run, made once per recipe and machine."""
-    config = {**resolve(experiment), "seed": None}
-    key = hash_of([config, experiment.threads, cpu_model()])[:12]
-    work = calibrations / key
+    work = calibration_folder(experiment, calibrations)
     work.mkdir(parents=True, exist_ok=True)
     iterations = min(calibration.ITERATIONS, recipe_of(experiment).iterations_per_epoch)
     if not (work / "costs.json").exists():

@@ -94,24 +94,21 @@ def train(
     trainer.network.train()
     trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
     saved = timed = time.process_time()
-    longest = 0.0
     while not state["planned"] or state["iterations"] < state["planned"]:
         started = time.process_time()
-        if not is_scaled and budget.left_s() - state["prediction_s"] < longest:
+        if not is_scaled and budget.left_s() - state["prediction_s"] < state["longest_s"]:
             break
         set_rate(trainer, state, is_scaled)
         state["losses"].append(round(float(step(trainer, order["recipe"]["bf16"])), 4))
         state["iterations"] += 1
         now = time.process_time()
         state["train_cpu_s"] += now - started
-        longest = max(longest, now - started)
+        state["longest_s"] = max(state["longest_s"], now - started)
         if state["iterations"] == WARM:
             timed = now
         if is_scaled and state["iterations"] == WARM + TIMED:
-            iteration = (now - timed) / TIMED
-            rest = (budget.left_s() - state["prediction_s"]) / iteration
+            rest = (budget.left_s() - state["prediction_s"]) * TIMED / (now - timed)
             state["planned"] = state["iterations"] + max(0, int(rest))
-            state["iteration_s"] = iteration
         if now - saved > SAVE_EVERY_S and (state["planned"] or not is_scaled):
             saved = now
             save(Path(order["work"], "checkpoint.pt"), trainer, state)
@@ -168,7 +165,8 @@ def save(path: Path, trainer: nnUNetTrainer, state: dict[str, Any]) -> None:
 def load(path: Path, trainer: nnUNetTrainer) -> dict[str, Any]:
     """Fill the trainer from a checkpoint, if there is one, and return the counters."""
     if not path.exists():
-        return {"iterations": 0, "planned": 0, "train_cpu_s": 0.0, "prediction_s": 0.0, "losses": []}
+        times = {"train_cpu_s": 0.0, "prediction_s": 0.0, "longest_s": 0.0}
+        return {"iterations": 0, "planned": 0, "losses": [], **times}
     tree = torch.load(path, weights_only=True)
     trainer.network.load_state_dict(tree["network"])
     trainer.optimizer.load_state_dict(tree["optimizer"])

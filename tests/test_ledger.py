@@ -231,6 +231,23 @@ def test_a_failure_is_told_and_the_others_go_on(folders, monkeypatch):
     assert {ledger.state_of(key) for key in chosen} == {"failed"}
 
 
+def test_what_was_over_its_budget_can_be_forgotten(folders, monkeypatch):
+    chosen = unique([DEFAULT, replace(DEFAULT, budget_cpu_s=700)])
+    monkeypatch.setattr(medseg_side, "run", stand_in(FOUND, []))
+    ledger.work_queue(chosen, None)
+    ledger.forget_over(chosen)
+    assert [ledger.state_of(key).split()[0] for key in chosen] == ["waiting", "done"]
+
+
+def test_after_a_run_over_its_budget_iterations_are_thought_to_cost_more(tmp_path):
+    folder = medseg_side.calibration_folder(DEFAULT, tmp_path)
+    folder.mkdir(parents=True)
+    medseg_side.write(folder / "costs.json", COSTS._asdict())
+    medseg_side.correct(DEFAULT, tmp_path, 1.25)
+    again = replace(DEFAULT, seed=2, budget_cpu_s=1200)
+    assert medseg_side.calibrate(again, tmp_path, lambda: True) == COSTS._replace(iteration=1.25)
+
+
 def test_a_stopped_queue_says_so(folders, monkeypatch):
     monkeypatch.setattr(medseg_side, "run", stand_in(Stopped(), []))
     assert ledger.work_queue(unique([DEFAULT]), 1.0) == 3
