@@ -15,6 +15,7 @@ from medseg_side import read
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 MARK = re.compile(r"(<!-- ledger: (\w+) -->\n).*?(<!-- ledger: end -->)", re.DOTALL)
+SIZES = ROOT / "benchmarks" / "networks.json"
 MISSING = "–"
 CURVE_POINTS = 8
 
@@ -96,6 +97,18 @@ def networks(ledger: Ledger) -> str:
     return table(["network", "settings", "mean Dice", "target", *COST], rows)
 
 
+def sizes(ledger: Ledger) -> str:
+    """Every network's size and cost, from networks.py."""
+    rows = []
+    for row in read(SIZES)["rows"] if SIZES.exists() else []:
+        options = show_settings(row.get("options", {}))
+        cells = [MISSING, MISSING, row.get("reason", "")]
+        if "reason" not in row:
+            cells = [f"{row['parameters'] / 1e6:.3f} M", f"{row['gflop']:.2f}", f"{row['step_cpu_s']:.3f}"]
+        rows.append([row["network"], f"{row['dims']}D", options, *cells])
+    return table(["network", "", "options", "parameters", "GFLOP", "CPU-seconds a sample"], rows)
+
+
 def tasks(ledger: Ledger) -> str:
     """Other tasks; several folds are one row over all their cases."""
     rows = []
@@ -172,6 +185,7 @@ PARTS: dict[str, Callable[[Ledger], str]] = {
     "quality": quality,
     "peer": peer,
     "networks": networks,
+    "sizes": sizes,
     "tasks": tasks,
     "ablation": ablation,
     "curves": curves,

@@ -397,6 +397,17 @@ def test_folds_are_one_row_over_all_their_cases(tmp_path):
     assert row[1:4] == ["2 of 5", "4", "0.5000 [0.5000, 0.5000]"]
 
 
+def test_networks_are_shown_with_their_size_or_why_they_have_none(tmp_path, monkeypatch):
+    measured = {"options": {"size": "small"}, "parameters": 1_250_000, "gflop": 2.5, "step_cpu_s": 0.125}
+    rows = [{"network": "a", "dims": 3, **measured}, {"network": "b", "dims": 2, "reason": "too deep"}]
+    monkeypatch.setattr(tables, "SIZES", tmp_path / "networks.json")
+    assert len(tables.sizes(tables.Ledger(tmp_path)).splitlines()) == 2
+    (tmp_path / "networks.json").write_text(json.dumps({"rows": rows}))
+    text = tables.sizes(tables.Ledger(tmp_path / "none"))
+    assert row_of(text, "a", "3D")[2:] == ["`size=small`", "1.250 M", "2.50", "0.125"]
+    assert row_of(text, "b", "2D")[-1] == "too deep"
+
+
 def test_a_recipe_that_is_in_no_table_is_shown_as_tried(tmp_path):
     other = Experiment("wide", 600, settings={"train.clip_norm": 1.0})
     row = row_of(tables.tried(make_ledger(tmp_path, [(other, (0.5, 0.5), 500.0)])), "hippocampus_mr", "wide")
