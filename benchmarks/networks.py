@@ -1,171 +1,120 @@
-"""Every network of MODELS: parameters, GFLOP of a patch, seconds of a training iteration.
+"""Every network on one patch: parameters, GFLOP of a forward pass, CPU seconds of a training step.
 
-    python benchmarks/networks.py --json out/networks.json [--markdown out/networks.md] [--size small]
+    python benchmarks/networks.py [--json FILE] [--only NAME ...]     default: benchmarks/networks.json
 
-A patch of 32 x 48 x 32 voxels, one channel, three classes; levels as the planner chooses them. GFLOP are
-multiplications and additions of one forward pass of one patch (torch.utils.flop_counter: convolutions, matrix
-products, attention). An iteration is the real training step (Dice + focal loss, AdamW, averaged weights) of
-`--batch` patches in the precision that `train.amp=auto` takes: the fastest of `--repeats`, in CPU seconds
-where there is no GPU, so that a loaded machine matters little. Each network runs in a process of its own.
-Networks that have presets are built at `--size`; one that refuses a 3D grid is measured in 2D.
+The patch is that of the hippocampus (32 x 48 x 32, one channel, three classes) and its middle plane in 2D;
+each network has the options in OPTIONS or its defaults. One thread, the precision that training picks here,
+median of three steps after one. A multiplication and an addition are two operations. What `report` of
+ledger.py shows is the file that this writes.
 
-Exit: 0 every network was measured, 1 one failed.
+Exit: 0 all measured, 1 some networks cannot be built on this grid (the row says why).
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
-import subprocess
+import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from medseg.core.errors import ConfigError
-from medseg.core.select import select
-from medseg.data.plan import choose_topology
-from medseg.inference.network import choose_device
-from medseg.losses import LOSSES, deep_supervised
-from medseg.models import MODELS, Grid
-from medseg.train.loop import Job, train_step
-from medseg.train.precision import choose_precision
-from medseg.train.settings import Train
-from medseg.train.state import start_state
-
-Row = dict[str, Any]
-
-PATCH = (32, 48, 32)
-CLASSES = 3
-COLUMNS = {
-    "network": "network",
-    "dims": "dims",
-    "parameters_m": "parameters (M)",
-    "gflop": "GFLOP a patch",
-    "iteration_s": "s an iteration",
-    "peak_mb": "peak MB",
-}
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "benchmarks" / "networks.json"
+BATCH, CLASSES, STEPS = 2, 3, 3
+PATCH, SPACING_MM = (32, 48, 32), (1.0, 1.0, 1.0)
+SIZED = {"size": "small"}
+OPTIONS: dict[str, dict[str, Any]] = {}  # of networks for which neither `small` nor the default is meant
 
 
 def main() -> int:
-    """Measure every network, write JSON and table, say whether all could be measured."""
+    """Measure, write the JSON and print the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--markdown", type=Path, metavar="FILE")
-    parser.add_argument("--size", default="small")
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--only", nargs="+", metavar="NAME", default=sorted(MODELS))
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path, default=RESULT, metavar="FILE")
+    parser.add_argument("--only", nargs="*", metavar="NAME")
     options = parser.parse_args()
-    if options.child:
-        print(json.dumps(measure(options.child, options)))
-        return 0
-    rows = [measure_apart(name) for name in options.only]
-    ok = all("error" not in row for row in rows)
-    machine = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    setting = {"patch": PATCH, "batch": options.batch, "size": options.size}
-    document = {"name": "networks", **setting, "rows": rows, "ratio": {}, "target": {}, "ok": ok}
-    text, table = json.dumps({**document, "machine": machine}, indent=2), to_markdown(rows)
-    print(table)
-    for path, content in ((options.json, text), (options.markdown, table)):
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content + "\n")
-    return 0 if ok else 1
+    sys.path.insert(0, str(ROOT))
+    import torch
+
+    from medseg.models import MODELS
+
+    torch.set_num_threads(1)
+    rows = []
+    for name in options.only or MODELS:
+        for dims in (2, 3):
+            rows.append({"network": name, "dims": dims, **measure(name, dims)})
+            print(json.dumps(rows[-1]), flush=True)
+    ok = all("reason" not in row for row in rows)
+    document = {"name": "networks", "rows": rows, "ratio": {}, "target": {}, "ok": ok}
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(document, indent=2) + "\n")
+    return int(not ok)
 
 
-def measure_apart(name: str) -> Row:
-    """Measure one network in a process of its own, with the options of this one."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--child", name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"network": name, "error": (done.stderr.strip().splitlines() or ["killed"])[-1]}
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+def measure(name: str, dims: int) -> dict[str, Any]:
+    """Return the figures of a network, or the reason why there are none."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
+    from medseg.core.errors import ConfigError
 
-def measure(name: str, options: argparse.Namespace) -> Row:
-    """Return the row of one network."""
-    from medseg.train.probe import peak_mb
-
-    device = choose_device(options.device)
     torch.manual_seed(0)
-    network, dims = build(name, options.size)
-    network.to(device)
-    parameters = sum(weight.numel() for weight in network.parameters())
-    image = torch.randn((1, 1, *PATCH[:dims]), device=device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.eval()(image)
+    try:
+        options, network = build(name, dims)
+    except ConfigError as error:
+        return {"reason": error.message}
+    image = torch.randn(BATCH, 1, *PATCH[:dims])
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        network.eval()(image[:1])
     return {
-        "network": name,
-        "dims": dims,
-        "parameters_m": parameters / 1e6,
-        "gflop": counter.get_total_flops() / 1e9,
-        "iteration_s": time_iteration(network.train(), dims, device, options),
-        "peak_mb": peak_mb(device),
+        "options": options,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "gflop": round(counter.get_total_flops() / 1e9, 3),
+        "step_cpu_s": round(time_step(network.train(), image), 4),
     }
 
 
-def build(name: str, size: str) -> tuple[torch.nn.Module, int]:
-    """Return the network and its dimensions, 3 unless it refuses."""
-    presets = {"size": size} if "size" in inspect.signature(MODELS[name]).parameters else {}
-    builder = select("model", MODELS, name, presets)
-    try:
-        return builder(1, CLASSES, make_grid(3)), 3
-    except ConfigError:
-        return builder(1, CLASSES, make_grid(2)), 2
+def build(name: str, dims: int) -> tuple[dict[str, Any], Any]:
+    """Return the options and the network of three levels of halving.
+
+    Raises:
+        ConfigError: It cannot be built so.
+    """
+    import inspect
+
+    from medseg.core.select import select
+    from medseg.models import MODELS, Grid
+
+    known = inspect.signature(MODELS[name]).parameters
+    options = OPTIONS.get(name, {key: value for key, value in SIZED.items() if key in known})
+    strides = ((1,) * dims, *(((2,) * dims,) * 3))
+    grid = Grid(dims, PATCH[:dims], SPACING_MM[:dims], strides, ((3,) * dims,) * 4)
+    return options, select("model", MODELS, name, options)(1, CLASSES, grid)
 
 
-def make_grid(dims: int) -> Grid:
-    """Return the planner's levels for the patch at 1 mm."""
-    i, j, k = PATCH
-    strides, kernels = choose_topology((i, j, k if dims == 3 else 1), (1.0, 1.0, 1.0))
-    return Grid(
-        dims=dims,
-        patch=PATCH[:dims],
-        spacing_mm=(1.0,) * dims,
-        strides=tuple(level[:dims] for level in strides),
-        kernels=tuple(level[:dims] for level in kernels),
-    )
+def time_step(network: Any, image: Any) -> float:
+    """Return the median CPU seconds of forward, loss, backward and an AdamW step, a sample."""
+    import torch
 
+    from medseg.losses import LOSSES, deep_supervised
+    from medseg.train.precision import autocast, choose_precision
 
-def time_iteration(
-    network: torch.nn.Module, dims: int, device: torch.device, options: argparse.Namespace
-) -> float:
-    """Return the seconds of the fastest training step after a first one."""
-    settings = Train()
-    state = start_state(network, settings, device, uses_scaler=False)
-    dtype = choose_precision(settings.amp, device)
-    loss = deep_supervised(select("loss", LOSSES, "dice_focal", {}))
-    job = Job(settings, lambda epoch, iterations: [], loss, device, dtype, dims, seed=0)
-    shape = (*PATCH[:dims], 1)[:3]
-    batch = torch.randn((options.batch, 1, *shape)), torch.randint(0, CLASSES, (options.batch, *shape))
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    train_step(state, job, batch)
-    fastest = float("inf")
-    for _ in range(options.repeats):
-        started = clock()
-        train_step(state, job, batch).item()
-        fastest = min(fastest, clock() - started)
-    return fastest
-
-
-def to_markdown(rows: list[Row]) -> str:
-    """Return the rows as a table, the quickest network first."""
-    lines = ["| " + " | ".join(COLUMNS.values()) + " |", "|---" * len(COLUMNS) + "|"]
-    for row in sorted(rows, key=lambda row: row.get("iteration_s", float("inf"))):
-        cells = [row.get(key, "") for key in COLUMNS]
-        lines.append(
-            "| "
-            + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells)
-            + " |"
-        )
-    return "\n".join(lines)
+    device = torch.device("cpu")
+    loss = deep_supervised(LOSSES["dice_focal"])
+    label = torch.randint(0, CLASSES, image.shape[:1] + image.shape[2:])
+    optimizer = torch.optim.AdamW(network.parameters())
+    seconds = []
+    for _ in range(STEPS + 1):
+        started = time.process_time()
+        optimizer.zero_grad()
+        with autocast(device, choose_precision("auto", device)):
+            value = loss(network(image), label)
+        value.backward()
+        optimizer.step()
+        seconds.append(time.process_time() - started)
+    return statistics.median(seconds[1:]) / BATCH
 
 
 if __name__ == "__main__":

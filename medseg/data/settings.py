@@ -169,6 +169,7 @@ class Split(Settings):
     """How cases are divided; whole patients, never single cases."""
 
     folds: Annotated[int, Field(ge=2)] = 5
+    seed: Annotated[int, Field(ge=0)] | None = None  # None: the run's; set it to compare seeds on one split
     test_share: Share = 0.0
     test_ids: tuple[str, ...] = ()
 

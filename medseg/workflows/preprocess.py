@@ -41,7 +41,7 @@ def plan_run(config: Config, cohort: Cohort, run: RunFolder, *, progress: Progre
     splits = split_cohort(
         cohort.usable,
         folds=config.split.folds,
-        seed=config.seed,
+        seed=config.seed if config.split.seed is None else config.split.seed,
         test_share=config.split.test_share,
         test_ids=config.split.test_ids,
     )
