@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from medseg import __version__
-from medseg.cli import cohort, deidentify, dicom, doctor, evaluate, infer, listing, phantom, run, ui
+from medseg.cli import (
+    cohort,
+    compare_configs,
+    deidentify,
+    dicom,
+    doctor,
+    evaluate,
+    infer,
+    listing,
+    phantom,
+    run,
+    ui,
+)
 from medseg.cli.session import STARTED, print_usage_error
 
 app = typer.Typer(
@@ -44,6 +56,7 @@ app.command()(run.train)
 app.command()(run.run)
 app.command()(infer.infer)
 app.command()(evaluate.evaluate)
+app.command("compare-configs")(compare_configs.compare_configs)
 app.command()(dicom.inspect)
 app.command()(dicom.convert)
 app.command("to-dicom")(dicom.to_dicom)

@@ -49,6 +49,7 @@ class TrainedModel:
     infer: Infer
     networks: tuple[nn.Module, ...]
     sha256: str
+    networks_sha256: str  # the same without how it is applied, which may be decided later
 
     @property
     def n_classes(self) -> int:
@@ -149,7 +150,8 @@ def load_model(
         raise CheckpointError("the model folder holds no weights of these folds", code="MODEL_DAMAGED")
     networks = tuple(_load_network(file, builder, plan, data).to(device) for file in files)
     decisive = [sha256_of_file(file) for file in (folder / "model.json", folder / "plan.json", *files)]
-    return TrainedModel(tree["name"], data, plan, infer, networks, sha256_of(decisive))
+    learnt = [{key: value for key, value in tree.items() if key != "infer"}, *decisive[1:]]
+    return TrainedModel(tree["name"], data, plan, infer, networks, sha256_of(decisive), sha256_of(learnt))
 
 
 def _load_network(file: Path, builder: Builder, plan: Plan, data: Data) -> nn.Module:

@@ -40,7 +40,7 @@ def keep_largest(
     Returns:
         A new (I, J, K) array.
     """
-    found = _find_components(labels_IJK, connectivity)
+    found = find_components(labels_IJK, connectivity)
     values, group = np.unique(found.owners, return_inverse=True)
     largest = np.zeros(len(values), dtype=np.int64)
     np.maximum.at(largest, group, found.sizes)
@@ -69,12 +69,12 @@ def remove_small_components(
     Returns:
         A new (I, J, K) array.
     """
-    found = _find_components(labels_IJK, connectivity)
+    found = find_components(labels_IJK, connectivity)
     return found.keep(found.sizes * geometry.voxel_volume_mm3 >= min_volume_mm3 * (1 - CLOSE), labels)
 
 
 @dataclass(frozen=True, eq=False)
-class _Components:
+class Components:
     """Components numbered from 1; number 0 is background.
 
     Args:
@@ -95,7 +95,12 @@ class _Components:
         return np.asarray(table[self.numbers])
 
 
-def _find_components(labels_IJK: LabelMap, connectivity: int) -> _Components:
+def find_components(labels_IJK: LabelMap, connectivity: int = 26) -> Components:
+    """Number the components of all labels.
+
+    Raises:
+        ConfigError: An unknown connectivity.
+    """
     if connectivity not in (6, 18, 26):
         raise ConfigError(
             f"connectivity {connectivity} is unknown",
@@ -110,4 +115,4 @@ def _find_components(labels_IJK: LabelMap, connectivity: int) -> _Components:
     sizes = np.bincount(flat[starts], weights=np.diff(starts, append=flat.size)).astype(np.int64)
     owners = np.zeros(len(sizes), dtype=stored.dtype)
     owners[flat[starts]] = stored.ravel()[starts]
-    return _Components(numbers, sizes, owners)
+    return Components(numbers, sizes, owners)

@@ -32,6 +32,7 @@ class Card:
         hashes: Name -> SHA-256 of what the model depends on: data, configuration, weights.
         data_note: Where the training data comes from and its licence.
         limits: Known limits beside the general ones.
+        notes: What belongs to the scores, such as post-processing that they were measured without.
     """
 
     pipeline: str
@@ -44,6 +45,7 @@ class Card:
     hashes: Mapping[str, str] = field(default_factory=dict)
     data_note: str = ""
     limits: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def write_card(card: Card) -> str:
@@ -55,6 +57,7 @@ def write_card(card: Card) -> str:
         "## Data\n\n" + _table([{"quantity": name, "number": n} for name, n in card.counts.items()]),
         card.data_note,
         "## Scores\n\n" + (_table(card.metrics) if card.metrics else "None were measured."),
+        "\n".join(f"- {note}" for note in card.notes),
         "## Plan\n\n" + _table([{"setting": name, "value": value} for name, value in card.plan.items()]),
         "## Hashes (SHA-256)\n\n" + _table([{"of": name, "hash": h} for name, h in card.hashes.items()]),
         "## Licence\n\nThe code is under Apache-2.0. The weights are under the terms of the training data.",

@@ -12,6 +12,7 @@ from medseg.config.layers import dump
 from medseg.core.files import sha256_of
 from medseg.inference.model import save_model
 from medseg.tracking.card import Card, write_card
+from medseg.workflows.postprocess_choice import read_notes, recall_infer
 from medseg.workflows.run_folder import RunFolder
 
 
@@ -34,7 +35,7 @@ def write_model(
         "name": config.name,
         "data": config.data.model_dump(mode="json"),
         "model": config.model.model_dump(mode="json"),
-        "infer": config.infer.model_dump(mode="json"),
+        "infer": recall_infer(config, run).model_dump(mode="json"),
     }
     splits, plan = run.load_splits(), run.load_plan()
     counts = {
@@ -54,6 +55,7 @@ def write_model(
         },
         hashes={"config": sha256_of(config.model_dump(mode="json")), "plan": sha256_of(plan.to_json())},
         data_note=config.licence,
+        notes=read_notes(run),
     )
     # Ids of a fixed test set stay in the run; a model folder holds none.
     shared = config.model_copy(update={"split": config.split.model_copy(update={"test_ids": ()})})

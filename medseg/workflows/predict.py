@@ -35,8 +35,8 @@ def predict_stored(
             mask, sidecar = f"{case.id}{mask_suffix(case.reference)}", out / f"{case.id}.json"
             identity = {
                 "input_sha256": case.entry["key"],
-                "model_sha256": model.sha256,
-                "settings": model.infer.model_dump(mode="json"),
+                "model_sha256": model.networks_sha256,
+                "settings": segmenter.settings.model_dump(mode="json"),
                 "versions": find_versions("torch", "numpy"),
             }
             if not is_done(out, case.id, [mask], identity):

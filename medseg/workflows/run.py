@@ -28,6 +28,7 @@ from medseg.train.distributed import is_main_process
 from medseg.workflows.evaluate import evaluate
 from medseg.workflows.model_folder import write_model
 from medseg.workflows.parallel import Workers
+from medseg.workflows.postprocess_choice import settle_infer
 from medseg.workflows.predict import predict_stored
 from medseg.workflows.preprocess import preprocess
 from medseg.workflows.progress import Progress
@@ -35,6 +36,7 @@ from medseg.workflows.report import Report
 from medseg.workflows.run_folder import RunFolder
 from medseg.workflows.train import select_all, train_fold
 
+Pairs = dict[str, tuple[Path, Path]]
 UNTRACKED: Any = {"summary": True, "licence": True, "expected": True, "split": {"test_ids"}}
 
 
@@ -105,7 +107,7 @@ def train_and_evaluate(
             )
         if not is_main_process():
             return
-        cases = score(config, folder, folds, progress=progress, report=report)
+        cases = score(config, folder, progress=progress, report=report)
         track_results(config, folder, cases, report, tracker)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -134,37 +136,43 @@ def open_tracker(config: Config, folder: RunFolder, *, is_tracked: bool) -> Trac
     return tracker
 
 
-def score(
-    config: Config, folder: RunFolder, folds: Sequence[int], *, progress: Progress, report: Report
-) -> list[CaseMetrics]:
+def score(config: Config, folder: RunFolder, *, progress: Progress, report: Report) -> list[CaseMetrics]:
     """Predict each fold's held-out cases with that fold's network, and evaluate them together.
 
-    A fixed test set is predicted by the ensemble of all trained folds and evaluated on its own.
+    Every fold that was ever trained here counts, not only those of this command. A fixed test set is
+    predicted by the ensemble of all of them, post-processed as the held-out cases advise, and evaluated on
+    its own.
     """
     splits = folder.load_splits()
     device = choose_device(config.device)
-    pairs: dict[str, tuple[Path, Path]] = {}
-    for fold in folds:
+    pairs: Pairs = {}
+    for fold in folder.trained_folds:
         segmenter = Segmenter(load_model(folder.model, device, folds=[fold], trust_code=True), config.infer)
-        held_out = [folder.case(name) for name in splits.validation(fold)]
-        predict_stored(segmenter, folder, held_out, f"fold_{fold}", progress=progress)
-        pairs |= {
-            case.id: (case.reference, predicted_file(folder, f"fold_{fold}", case.id)) for case in held_out
-        }
+        pairs |= predict_part(segmenter, folder, splits.validation(fold), f"fold_{fold}", progress=progress)
+    found = evaluate_pairs(config, folder.evaluation, pairs, progress=progress, report=report)
+    comparable = {case.case_id: pairs[case.case_id] for case in found}
+    infer = settle_infer(config, folder, comparable, progress=progress, report=report)
     if splits.test:
-        segmenter = Segmenter(load_model(folder.model, device, trust_code=True), config.infer)
-        test = [folder.case(name) for name in splits.test]
-        predict_stored(segmenter, folder, test, "test", progress=progress)
-        test_pairs = {case.id: (case.reference, predicted_file(folder, "test", case.id)) for case in test}
-        evaluate_pairs(config, folder.evaluation / "test", test_pairs, progress=progress, report=report)
-        report.extra["test_metrics"] = report.extra.pop("metrics")
-    return evaluate_pairs(config, folder.evaluation, pairs, progress=progress, report=report)
+        segmenter = Segmenter(load_model(folder.model, device, trust_code=True), infer)
+        pairs = predict_part(segmenter, folder, splits.test, "test", progress=progress)
+        out = folder.evaluation / "test"
+        evaluate_pairs(config, out, pairs, progress=progress, report=report, key="test_metrics")
+    return found
+
+
+def predict_part(
+    segmenter: Segmenter, folder: RunFolder, names: Sequence[str], part: str, *, progress: Progress
+) -> Pairs:
+    """Predict stored cases and return their (reference, predicted) files by id."""
+    cases = [folder.case(name) for name in names]
+    predict_stored(segmenter, folder, cases, part, progress=progress)
+    return {case.id: (case.reference, predicted_file(folder, part, case.id)) for case in cases}
 
 
 def evaluate_pairs(
-    config: Config, out: Path, pairs: dict[str, tuple[Path, Path]], *, progress: Progress, report: Report
+    config: Config, out: Path, pairs: Pairs, *, progress: Progress, report: Report, key: str = "metrics"
 ) -> list[CaseMetrics]:
-    """Evaluate into `out`; the cases themselves are already in the report."""
+    """Evaluate into `out` and put the metrics into the report under `key`; the cases are already there."""
     inner = Report("evaluate")
     found = evaluate(
         pairs,
@@ -174,7 +182,7 @@ def evaluate_pairs(
         report=inner,
         nsd_tolerance_mm=config.nsd_tolerance_mm,
     )
-    report.extra["metrics"] = inner.extra["metrics"]
+    report.extra[key] = inner.extra["metrics"]
     bad = {case.id for case in inner.bad_cases}
     report.cases[:] = [case for case in report.cases if case.id not in bad] + inner.bad_cases
     return found

@@ -3,10 +3,12 @@
 RUN/config.yaml plan.json splits.json    RUN/check/{cases.csv,report.json}    RUN/store/
 RUN/fold_K/{checkpoint.pt,history.csv}   RUN/predictions/fold_K/<id>.nii.gz
 RUN/evaluation/{cases.csv,metrics.json}  RUN/report.json                      RUN/model/
+RUN/postprocess.json
 """
 
 from __future__ import annotations
 
+import csv
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,27 @@ class RunFolder:
     def is_trained(self) -> bool:
         """Whether a training has begun here: plan and splits are then fixed."""
         return any(self.root.glob("fold_*/checkpoint.pt"))
+
+    @property
+    def trained_folds(self) -> list[int]:
+        """Folds whose training has ended: their weights are in RUN/model."""
+        return sorted(
+            int(path.stem.rpartition("_")[2]) for path in self.model.glob("weights_fold_*.safetensors")
+        )
+
+    def patients(self) -> dict[str, str]:
+        """Return whose case each one is, as the check noted it.
+
+        Raises:
+            ConfigError: RUN_INCOMPLETE.
+        """
+        path = self.check / "cases.csv"
+        if not path.exists():
+            raise ConfigError(
+                "check/cases.csv is missing", hint="run `medseg preprocess` first", code="RUN_INCOMPLETE"
+            )
+        with path.open(encoding="utf-8", newline="") as stream:
+            return {row["id"]: row["patient"] for row in csv.DictReader(stream)}
 
     def settle_config(self, config: Config) -> Config:
         """Store the config, or compare it with the one that is there.
