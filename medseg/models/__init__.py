@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 from medseg.models.grid import Grid
+from medseg.models.light_unet import light_unet
 from medseg.models.strided_unet import strided_unet
 from medseg.models.unet import unet
 
 MODELS: dict[str, Callable[..., Any]] = {
     "unet": unet,
     "strided_unet": strided_unet,
+    "light_unet": light_unet,
 }
 
 __all__ = ["MODELS", "Grid"]
