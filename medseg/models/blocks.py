@@ -17,6 +17,7 @@ CONV: Layers = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: Layers = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 INSTANCE_NORM: Layers = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 DROPOUT: Layers = {2: nn.Dropout2d, 3: nn.Dropout3d}
+MAX_POOL: Layers = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 AVERAGE_POOL: Layers = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 LINEAR = {2: "bilinear", 3: "trilinear"}
 UPSAMPLING = ("transposed", "linear")
@@ -88,7 +89,9 @@ class ResidualBlock(nn.Module):
         return self.act(self.conv2(self.conv1(x_BC)) + self.skip(x_BC))  # type: ignore[no-any-return]
 
 
-def upsample(coarse: int, fine: int, kernel: Sequence[int], stride: Sequence[int], kind: str) -> nn.Module:
+def upsample(
+    coarse: int, fine: int, kernel: Sequence[int], stride: Sequence[int], *, kind: str, bias: bool = False
+) -> nn.Module:
     """Return a layer from `coarse` channels to `fine` on a grid that is `stride` times finer.
 
     Args:
@@ -99,6 +102,7 @@ def upsample(coarse: int, fine: int, kernel: Sequence[int], stride: Sequence[int
         kind: "transposed": a convolution whose windows do not overlap, as in nnU-Net; early in training
             and on flat images neighbouring voxels differ by the pattern of its kernel. "linear":
             interpolation and a convolution, which cannot make such checkerboards (Odena et al. 2016).
+        bias: Of the last convolution, for networks without norms.
 
     Raises:
         ConfigError: `UPSAMPLING_UNKNOWN`.
@@ -109,7 +113,21 @@ def upsample(coarse: int, fine: int, kernel: Sequence[int], stride: Sequence[int
             f"no upsampling is called `{kind}`", hint=suggest(kind, UPSAMPLING), code="UPSAMPLING_UNKNOWN"
         )
     if kind == "transposed":
-        return TRANSPOSED[dims](coarse, fine, tuple(stride), tuple(stride), bias=False)
-    # Channels are reduced while there are few voxels: the same result as after, as both are linear.
-    widen = nn.Upsample(scale_factor=tuple(float(n) for n in stride), mode=LINEAR[dims], align_corners=False)
-    return nn.Sequential(convolve(coarse, fine, (1,) * dims), widen, convolve(fine, fine, kernel))
+        return TRANSPOSED[dims](coarse, fine, tuple(stride), tuple(stride), bias=bias)
+    # Channels are reduced where voxels are few: the result is the same, as both steps are linear.
+    narrow = convolve(coarse, fine, (1,) * dims)
+    return nn.Sequential(narrow, interpolate(stride), convolve(fine, fine, kernel, bias=bias))
+
+
+def interpolate(stride: Sequence[int]) -> nn.Module:
+    """Return linear interpolation to a grid that is `stride` times finer."""
+    scale = tuple(float(step) for step in stride)
+    return nn.Upsample(scale_factor=scale, mode=LINEAR[len(scale)], align_corners=False)
+
+
+def initialize(module: nn.Module) -> None:
+    """Draw convolution weights as nnU-Net does (He et al. 2015, leaky slope 0.01); biases become 0."""
+    if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        nn.init.kaiming_normal_(module.weight, a=LEAKY_SLOPE)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -48,6 +48,32 @@ LIGHT: Mapping[str, Widths] = {
     "base": Widths(32, {2: 512, 3: 320}, thin=8),
     "large": Widths(64, {2: 768, 3: 480}, thin=16),
 }
+# Ronneberger et al. 2015, fig. 1, is base.
+PAPER: Mapping[str, Widths] = {
+    "nano": Widths(8, {2: 32, 3: 32}),
+    "small": Widths(16, {2: 256, 3: 256}),
+    "base": Widths(64, {2: 1024, 3: 1024}),
+    "large": Widths(96, {2: 1536, 3: 1536}),
+}
+# MedNeXt's published sizes differ in blocks and their expansion, not in channels (Roy et al. 2023, table 1).
+MEDNEXT: Mapping[str, Widths] = {
+    "nano": Widths(4, {2: 16, 3: 16}),
+    "small": Widths(32, {2: 512, 3: 512}),
+    "base": Widths(32, {2: 512, 3: 512}),
+    "large": Widths(32, {2: 512, 3: 512}),
+}
+# Multiples of 8, the number of groups of its norm; base is Myronenko 2018, table 1 (four levels).
+SEGRESNET: Mapping[str, Widths] = {
+    "nano": Widths(8, {2: 16, 3: 16}),
+    "small": Widths(16, {2: 128, 3: 128}),
+    "base": Widths(32, {2: 512, 3: 320}),
+    "large": Widths(48, {2: 768, 3: 480}),
+}
+
+
+def spread(values: Sequence[int], levels: int) -> tuple[int, ...]:
+    """Return one value per level; the last serves all levels beyond."""
+    return tuple(values[min(level, len(values) - 1)] for level in range(levels))
 
 
 def pick_size(table: Mapping[str, T], size: str) -> T:

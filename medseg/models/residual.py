@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from medseg.models.blocks import ConvNorm, ResidualBlock, convolve, upsample
-from medseg.models.encoder_decoder import initialize
+from medseg.core.errors import ConfigError
+from medseg.models.blocks import ConvNorm, ResidualBlock, initialize, upsample
+from medseg.models.decoder import Decoder
 from medseg.models.grid import Grid
 
 
@@ -21,6 +21,9 @@ class ResidualEncoder(nn.Module):
         features: (levels,) channels, finest first.
         blocks: (levels,) residual blocks; 0 is possible at level 0, which then is the stem alone.
         dropout: Probability after the first convolution of each block.
+
+    Raises:
+        ConfigError: `BLOCKS_INVALID` for a level below the first without a block.
     """
 
     def __init__(
@@ -33,6 +36,12 @@ class ResidualEncoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if min(blocks) < 0 or 0 in blocks[1:]:
+            raise ConfigError(
+                f"{tuple(blocks)} residual blocks per level",
+                hint="each level needs one block or more",
+                code="BLOCKS_INVALID",
+            )
         self.stem = ConvNorm(in_channels, features[0], grid.kernels[0], dropout=dropout)
         self.stages = nn.ModuleList()
         inner = features[0]
@@ -82,25 +91,17 @@ class ResidualUNet(nn.Module):
         deep_supervision: bool,
     ) -> None:
         super().__init__()
-        self.deep_supervision = deep_supervision
         self.encoder = encoder
         pairs = list(zip(features[1:], features, grid.kernels, grid.strides[1:]))
-        self.ups = nn.ModuleList(upsample(*pair, upsampling) for pair in pairs)
-        self.decoder = nn.ModuleList(ConvNorm(2 * fine, fine, kernel) for _, fine, kernel, _ in pairs)
-        supervised = max(1, grid.levels - 2) if deep_supervision else 1
-        self.heads = nn.ModuleList(
-            convolve(channels, out_channels, (1,) * grid.dims, bias=True)
-            for channels in features[:supervised]
+        self.decoder = Decoder(
+            (upsample(*pair, kind=upsampling) for pair in pairs),
+            (ConvNorm(2 * fine, fine, kernel) for _, fine, kernel, _ in pairs),
+            features=features,
+            out_channels=out_channels,
+            dims=grid.dims,
+            deep_supervision=deep_supervision,
         )
         self.apply(initialize)
 
     def forward(self, image_BC: Tensor) -> Tensor | list[Tensor]:
-        *skips, below_BC = self.encoder(image_BC)
-        is_list = self.deep_supervision and self.training
-        outputs = [] if skips else [self.heads[0](below_BC)]
-        for level in reversed(range(len(skips))):
-            both_BC = torch.cat([self.ups[level](below_BC), skips[level]], dim=1)
-            below_BC = self.decoder[level](both_BC)
-            if level < (len(self.heads) if is_list else 1):
-                outputs.insert(0, self.heads[level](below_BC))
-        return outputs if is_list else outputs[0]
+        return self.decoder(self.encoder(image_BC))  # type: ignore[no-any-return]

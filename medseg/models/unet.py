@@ -22,6 +22,7 @@ def unet(
     residual: bool = False,
     deep_supervision: bool = True,
     dropout: float = 0.0,
+    upsampling: str = "transposed",
 ) -> nn.Module:
     """Build an nnU-Net-like U-Net (Isensee et al. 2021).
 
@@ -34,6 +35,8 @@ def unet(
         residual: Residual blocks in the encoder: better and slower at equal width.
         deep_supervision: Return (while training) the outputs of all levels but the two coarsest.
         dropout: Probability after each convolution.
+        upsampling: "transposed" as in nnU-Net, or "linear": interpolation and a convolution, against
+            checkerboards.
     """
     from medseg.models.encoder_decoder import EncoderDecoder
     from medseg.models.padding import PadToStride
@@ -46,5 +49,6 @@ def unet(
         residual=residual,
         deep_supervision=deep_supervision,
         dropout=dropout,
+        upsampling=upsampling,
     )
     return PadToStride(net, grid.total_stride)
