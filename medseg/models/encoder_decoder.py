@@ -1,4 +1,4 @@
-"""The nnU-Net-like network behind `unet`, made of MONAI's DynUNet blocks.
+"""The nnU-Net-like network behind `unet` and `attention_unet`, made of MONAI's DynUNet blocks.
 
 The blocks are DynUNet's, so are the numbers that come out; the frame is our own, because DynUNet keeps
 the outputs of its heads as attributes (a trained network can then not be deep-copied), lists every
@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetOutBlock, UnetResBlock, UnetUpBlock
 from torch import Tensor, nn
 
+from medseg.models.attention import AttentionGate
+from medseg.models.blocks import initialize, upsample
 from medseg.models.grid import Grid
 
 NORM = ("INSTANCE", {"affine": True})
@@ -31,6 +33,8 @@ class EncoderDecoder(nn.Module):
         deep_supervision: Return a list while training; the two coarsest levels have no head, as in
             nnU-Net (the bottleneck has none there, and the level above it weight zero).
         dropout: Probability after each convolution before its norm; 0 builds no dropout layer.
+        upsampling: "transposed" or "linear".
+        is_gated: Attention gates on all skips but the finest.
     """
 
     def __init__(
@@ -43,6 +47,8 @@ class EncoderDecoder(nn.Module):
         residual: bool,
         deep_supervision: bool,
         dropout: float,
+        upsampling: str = "transposed",
+        is_gated: bool = False,
     ) -> None:
         super().__init__()
         self.deep_supervision = deep_supervision
@@ -60,6 +66,21 @@ class EncoderDecoder(nn.Module):
                 features[1:], features, grid.kernels[1:], grid.strides[1:]
             )
         )
+        for level, up in enumerate(self.decoder):
+            up.transp_conv = upsample(
+                features[level + 1],
+                features[level],
+                grid.kernels[level],
+                grid.strides[level + 1],
+                kind=upsampling,
+            )
+        gated = range(1, len(self.decoder)) if is_gated else range(0)
+        self.gates = nn.ModuleDict(
+            {
+                str(level): AttentionGate(features[level], features[level + 1], grid.strides[level + 1])
+                for level in gated
+            }
+        )
         supervised = max(1, grid.levels - 2) if deep_supervision else 1
         self.heads = nn.ModuleList(
             UnetOutBlock(grid.dims, channels, out_channels) for channels in features[:supervised]
@@ -74,17 +95,12 @@ class EncoderDecoder(nn.Module):
         supervised = len(self.heads) if self.deep_supervision and self.training else 1
         outputs: list[Tensor] = []
         for level in reversed(range(len(self.decoder))):
-            below_BC = self.decoder[level](below_BC, features_BC.pop())
+            skip_BC = features_BC.pop()
+            if str(level) in self.gates:
+                skip_BC = self.gates[str(level)](skip_BC, below_BC)
+            below_BC = self.decoder[level](below_BC, skip_BC)
             if level < supervised:
                 outputs.insert(0, self.heads[level](below_BC))
         if not self.decoder:
             outputs = [self.heads[0](below_BC)]
         return outputs if self.deep_supervision and self.training else outputs[0]
-
-
-def initialize(module: nn.Module) -> None:
-    """Draw convolution weights as nnU-Net does (He et al. 2015, leaky slope 0.01); biases become 0."""
-    if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
-        nn.init.kaiming_normal_(module.weight, a=0.01)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from medseg.core.errors import ConfigError
-from medseg.models.features import choose_features
+from medseg.models.features import Size, choose_features
 from medseg.models.grid import Grid
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def strided_unet(
     grid: Grid,
     *,
     features: Sequence[int] | None = None,
+    size: Size | None = None,
     residual_units: int = 2,
     dropout: float = 0.0,
 ) -> nn.Module:
@@ -32,7 +33,8 @@ def strided_unet(
         in_channels: Channels of the image.
         out_channels: Classes including background.
         grid: Strides and kernels of the levels, at least two.
-        features: Channels per level; None: the plan's, or 32, doubled up to 320 (2D: 512).
+        features: Channels per level, finest first.
+        size: Named widths; None: the plan's, or `base`: 32, doubled up to 320 (2D: 512).
         residual_units: Convolutions per residual block; 0: plain convolutions.
         dropout: Probability after each convolution.
 
@@ -54,7 +56,7 @@ def strided_unet(
         spatial_dims=grid.dims,
         in_channels=in_channels,
         out_channels=out_channels,
-        channels=choose_features(features, grid),
+        channels=choose_features(features, grid, size=size),
         strides=grid.strides[1:],
         kernel_size=kernel,
         up_kernel_size=kernel,
