@@ -53,7 +53,7 @@ class Pyramid(nn.Module):
     def forward(self, features_BC: Tensor) -> Tensor:
         views_BC = [branch(features_BC) for branch in self.branches]
         mean_BC = features_BC.mean(self.pooled_axes, keepdim=True) if self.pooled_axes else features_BC
-        views_BC.append(self.pooled(mean_BC).expand_as(views_BC[0]))
+        views_BC.append(self.pooled(mean_BC).expand(-1, -1, *features_BC.shape[2:]))
         result_BC: Tensor = self.dropout(self.project(torch.cat(views_BC, dim=1)))
         return result_BC
 

@@ -37,7 +37,7 @@ def fcn(
         out_channels: Classes including background.
         grid: Strides and kernels of the levels; the encoder's five steps follow them.
         size: "nano", "small", "base" (ResNet-18) or "large" (ResNet-50).
-        form: "32s", "16s", "8s": scores of the last 1, 2, 3 stages, enlarged and added. "dilated": one head of
+        form: "32s", "16s", "8s": scores of the last 1, 2, 3 stages, enlarged and added. "dilated": a head of
             convolutions on an encoder that dilates instead of halving (at 21 classes, "large", 2D 32,957,013
             weights, and 35,322,218 with deep supervision).
         norm: "instance", "group" or "batch" (published weights; batches of more than two).

@@ -30,7 +30,7 @@ class ChannelNorm(nn.LayerNorm):
     """Normalise each voxel over its channels; the norm of maps of a single voxel, which others erase."""
 
     def forward(self, features_BC: Tensor) -> Tensor:
-        return super().forward(features_BC.movedim(1, -1)).movedim(-1, 1)
+        return channels_first(super().forward(channels_last(features_BC)))
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,16 @@ def pick(kind: str, table: Mapping[str, T], name: str) -> T:
     if name not in table:
         raise ConfigError(f"no {kind} is called `{name}`", hint=suggest(name, table), code="UNKNOWN_NAME")
     return table[name]
+
+
+def channels_last(features_BC: Tensor) -> Tensor:
+    """(B, C, *spatial) -> (B, *spatial, C); by positive axes, since exporters mistake negative ones."""
+    return features_BC.movedim(1, features_BC.dim() - 1)
+
+
+def channels_first(tokens_BC: Tensor) -> Tensor:
+    """(B, *spatial, C) -> (B, C, *spatial)."""
+    return tokens_BC.movedim(tokens_BC.dim() - 1, 1)
 
 
 def resize(features_BC: Tensor, shape: Sequence[int]) -> Tensor:

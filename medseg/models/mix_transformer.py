@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.models.layers import Layers
+from medseg.models.layers import Layers, channels_first, channels_last
 from medseg.models.segformer_stages import Size, Stage
 
 
@@ -25,7 +25,7 @@ class PatchEmbedding(nn.Module):
         self.norm = nn.LayerNorm(outer)
 
     def forward(self, features_BC: Tensor) -> Tensor:
-        tokens_BC: Tensor = self.norm(self.project(features_BC).movedim(1, -1))
+        tokens_BC: Tensor = self.norm(channels_last(self.project(features_BC)))
         return tokens_BC
 
 
@@ -58,7 +58,7 @@ class Attention(nn.Module):
     def forward(self, tokens_BC: Tensor) -> Tensor:
         sources_BC = tokens_BC
         if self.reduces:
-            sources_BC = self.norm(self.reduce(tokens_BC.movedim(-1, 1)).movedim(1, -1))
+            sources_BC = self.norm(channels_last(self.reduce(channels_first(tokens_BC))))
         query_BHNC = self._split(self.query(tokens_BC))
         key_BHNC, value_BHNC = self._split(self.key(sources_BC)), self._split(self.value(sources_BC))
         mixed_BHNC = functional.scaled_dot_product_attention(query_BHNC, key_BHNC, value_BHNC)
@@ -86,8 +86,8 @@ class MixFeedForward(nn.Module):
         self.contract = nn.Linear(width, channels)
 
     def forward(self, tokens_BC: Tensor) -> Tensor:
-        wide_BC = functional.gelu(self.mix(self.expand(tokens_BC).movedim(-1, 1)))
-        result_BC: Tensor = self.contract(wide_BC.movedim(1, -1))
+        wide_BC = functional.gelu(self.mix(channels_first(self.expand(tokens_BC))))
+        result_BC: Tensor = self.contract(channels_last(wide_BC))
         return result_BC
 
 
@@ -174,5 +174,5 @@ class MixTransformer(nn.Module):
         levels_BC: list[Tensor] = []
         for stage in self.stages:
             levels_BC.append(stage(features_BC))
-            features_BC = levels_BC[-1].movedim(-1, 1)
+            features_BC = channels_first(levels_BC[-1])
         return levels_BC

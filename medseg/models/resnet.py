@@ -63,9 +63,14 @@ class Residual(nn.Module):
         super().__init__()
         one = (1,) * layers.dims
         width = outer // 4 if bottleneck else outer
-        strided = {"stride": step.stride, "dilation": step.dilation_before}
-        sequence = [layers.make_conv(width if bottleneck else inner, width, step.kernel, **strided)]
-        sequence += [layers.make_norm(width), nn.ReLU(inplace=True)]
+        strided = layers.make_conv(
+            width if bottleneck else inner,
+            width,
+            step.kernel,
+            stride=step.stride,
+            dilation=step.dilation_before,
+        )
+        sequence = [strided, layers.make_norm(width), nn.ReLU(inplace=True)]
         if bottleneck:
             before = [layers.make_conv(inner, width, one), layers.make_norm(width), nn.ReLU(inplace=True)]
             sequence = [*before, *sequence, layers.make_conv(width, outer, one)]

@@ -39,9 +39,9 @@ def segformer(
         size: "nano", "small", "base" (B1) or "large" (B3).
         variant: "b0" to "b5", instead of `size`.
         norm: Of the head: "instance", "group", or "batch" (published weights).
-        stem_levels: 2: tokens of 4 voxels an axis as published. 1: of 2 voxels. None: 1 for grids of less than
-            six levels.
-        patch_stride: Voxels per token of the first stage instead of the grid's, for all axes or one per axis.
+        stem_levels: 2: tokens of 4 voxels an axis as published. 1: of 2 voxels. None: 1 for grids of less
+            than six levels.
+        patch_stride: Voxels per token of the first stage instead of the grid's, for all or one per axis.
         fine_channels: Channels at full resolution before the classifier; 0: logits are enlarged from the
             first stage, as published.
         drop_path: Chance that the last block is left out for a sample; 0.1 as published.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.models.classifiers import Classifier, FineClassifier
-from medseg.models.layers import Layers, initialize, resize
+from medseg.models.layers import Layers, channels_first, initialize, resize
 from medseg.models.mix_transformer import MixTransformer
 
 
@@ -16,7 +16,8 @@ class MlpHead(nn.Module):
     """Bring the stages to one width and the first stage's grid, and fuse them (section 3.2, eq. 4).
 
     The published head concatenates the enlarged stages before the fusing layer. Here each stage passes its
-    share of that layer before it is enlarged, and the sum is taken: the same numbers for a quarter of the work.
+    share of that layer before it is enlarged, and the sum is taken: the same numbers for a quarter of the
+    work.
 
     Args:
         layers: Makes the norm.
@@ -35,7 +36,7 @@ class MlpHead(nn.Module):
     def forward(self, levels_BC: Sequence[Tensor]) -> Tensor:
         shape = levels_BC[0].shape[1:-1]
         shares_BC = [
-            resize(fuse(project(level_BC)).movedim(-1, 1), shape)
+            resize(channels_first(fuse(project(level_BC))), shape)
             for level_BC, project, fuse in zip(levels_BC, self.project, self.fuse)
         ]
         summed_BC: Tensor = self.norm(torch.stack(shares_BC).sum(0))

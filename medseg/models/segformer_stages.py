@@ -69,8 +69,8 @@ def plan_stages(
     """Return the four stages.
 
     The first patch embedding takes the grid's first two steps at once (7-kernels of stride 4 on isotropic
-    voxels, as published), or one step with `stem_levels` 1. Keys are reduced to the last stage's grid: by 8, 4,
-    2, 1 an axis as published where each stage halves, so that in 3D there are few of them as well.
+    voxels, as published), or one step with `stem_levels` 1. Keys are reduced to the last stage's grid: by 8,
+    4, 2, 1 an axis as published where each stage halves, so that in 3D there are few of them as well.
 
     Args:
         grid: Strides and kernels.

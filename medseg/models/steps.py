@@ -138,8 +138,8 @@ def choose_rates(grid: Grid, steps: Sequence[Step], wanted: Sequence[int] | None
     """Return (3, dims) dilations of the pyramid (or as many as wanted), each within the map of a patch.
 
     A 3-kernel whose rate reaches the edge of the map sees padding only and is a 1-kernel (Chen et al. 2017,
-    section 3.3). The default keeps the published proportion of rate to map: 6, 12, 18 from 32 voxels on, twice
-    that from 64 voxels on at output stride 8.
+    section 3.3). The default keeps the published proportion of rate to map: 6, 12, 18 from 32 voxels on,
+    twice that from 64 voxels on at output stride 8.
 
     Raises:
         ConfigError: `RATE_TOO_LARGE`: a wanted rate below 1, or past the map on an axis that is convolved.
