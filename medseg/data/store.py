@@ -154,7 +154,9 @@ def _list_points(label: NDArray[np.uint8]) -> dict[str, Any]:
     """
     present = np.flatnonzero(np.bincount(label.ravel(), minlength=IGNORED + 1)).tolist()
     found: dict[str, Any] = {
-        "points": {str(value): _draw_points(label == value, value) for value in present if 0 < value < IGNORED}
+        "points": {
+            str(value): _draw_points(label == value, value) for value in present if 0 < value < IGNORED
+        }
     }
     if IGNORED in present:
         found["labelled"] = _draw_points(label != IGNORED, IGNORED)

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 from medseg.models.attention_unet import attention_unet
+from medseg.models.deeplab import deeplab_v3, deeplab_v3_plus
+from medseg.models.fcn import fcn
 from medseg.models.fpn import fpn
 from medseg.models.grid import Grid
 from medseg.models.light_unet import light_unet
 from medseg.models.mednext import mednext
 from medseg.models.paper_unet import paper_unet
 from medseg.models.residual_unet import residual_unet
+from medseg.models.segformer import segformer
 from medseg.models.segresnet import segresnet
 from medseg.models.strided_unet import strided_unet
 from medseg.models.swin_unetr import swin_unetr
@@ -35,6 +38,10 @@ MODELS: dict[str, Callable[..., Any]] = {
     "mednext": mednext,
     "segresnet": segresnet,
     "swin_unetr": swin_unetr,
+    "fcn": fcn,
+    "deeplab_v3": deeplab_v3,
+    "deeplab_v3_plus": deeplab_v3_plus,
+    "segformer": segformer,
 }
 
 __all__ = ["MODELS", "Grid"]
