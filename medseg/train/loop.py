@@ -87,7 +87,7 @@ def _train_epoch(state: TrainState, job: Job) -> float:
         step = state.epoch * iterations + iteration
         factor = rate_at(step, total, schedule=job.settings.schedule, warmup_share=job.settings.warmup_share)
         for group in state.optimizer.param_groups:
-            group["lr"] = job.settings.learning_rate * factor
+            group["lr"] = job.settings.learning_rate * factor * group.get("share", 1.0)
         losses.append(train_step(state, job, batch))
     mean = float(torch.stack(losses).mean())
     if not math.isfinite(mean):

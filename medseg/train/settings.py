@@ -18,7 +18,8 @@ class Train(Settings):
 
     epochs: Count = 100
     iterations_per_epoch: Count = 100
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    optimizer: str = "adamw"  # an entry of OPTIMIZERS
+    optimizer_options: dict[str, Any] = Field(default={})
     learning_rate: Positive = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     schedule: Literal["cosine", "poly"] = "cosine"

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from medseg.core.errors import CheckpointError
 from medseg.core.files import write_bytes
+from medseg.core.select import select
+from medseg.train.optimizers import OPTIMIZERS
 from medseg.train.settings import Train
 
 SCHEMA = 1
@@ -60,23 +62,27 @@ class TrainState:
 
 
 def start_state(
-    network: nn.Module, settings: Train, device: torch.device, *, uses_scaler: bool
+    network: nn.Module,
+    settings: Train,
+    device: torch.device,
+    *,
+    uses_scaler: bool,
+    ends: tuple[int, int] = (0, 0),
 ) -> TrainState:
-    """Return the state before the first step."""
+    """Return the state before the first step.
+
+    Args:
+        network: On its device.
+        settings: The recipe.
+        device: Where it trains.
+        uses_scaler: Whether gradients are scaled, for fp16.
+        ends: (image channels, classes); (0, 0) where no optimizer asks for its first and last layers.
+    """
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     scaler = torch.amp.GradScaler(device.type, enabled=uses_scaler)
-    return TrainState(network, make_optimizer(network, settings), scaler, average)
-
-
-def make_optimizer(network: nn.Module, settings: Train) -> torch.optim.Optimizer:
-    """Return SGD with Nesterov momentum 0.99 (nnU-Net) or AdamW; norms and biases are not decayed."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    kept = [p for p in network.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
-    rate, decay = settings.learning_rate, settings.weight_decay
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, rate, momentum=0.99, nesterov=True, weight_decay=decay)
-    return torch.optim.AdamW(groups, rate, weight_decay=decay)
+    build = select("optimizer", OPTIMIZERS, settings.optimizer, settings.optimizer_options)
+    optimizer = build(network, ends, settings.learning_rate, settings.weight_decay)
+    return TrainState(network, optimizer, scaler, average)
 
 
 def save_checkpoint(path: Path, state: TrainState, fingerprint: str) -> None:

@@ -26,6 +26,7 @@ from medseg.tracking.store import Tracker
 from medseg.train.budget import epochs_within
 from medseg.train.distributed import process_group
 from medseg.train.loop import Job, train
+from medseg.train.optimizers import OPTIMIZERS
 from medseg.train.precision import choose_precision
 from medseg.train.state import TrainState, load_checkpoint, save_checkpoint, start_state
 from medseg.train.validation import make_validation
@@ -40,6 +41,7 @@ def select_all(config: Config) -> None:
     """Select everything a config names, so that a wrong name fails before data is touched."""
     select("model", MODELS, config.model.name, config.model.options)
     select("loss", LOSSES, config.loss.name, config.loss.options)
+    select("optimizer", OPTIMIZERS, config.train.optimizer, config.train.optimizer_options)
     for step in config.infer.postprocess:
         select("post-processing step", POSTPROCESS, step.name, step.options)
     for transform in config.augment.extra:
@@ -126,13 +128,13 @@ def _set_up(
     torch.manual_seed(config.seed * 1_000_003 + 7919 * fold.number)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    network = build_network(config.model, fold.plan, len(config.data.channels), len(config.data.labels) + 1)
+    ends = len(config.data.channels), len(config.data.labels) + 1
+    network = build_network(config.model, fold.plan, *ends)
     if init_from:
         copy_weights(load_model(init_from, device).networks[0], network)
     dtype = choose_precision(config.train.amp, device)
-    state = start_state(
-        network.to(device), config.train, device, uses_scaler=device.type == "cuda" and dtype is torch.float16
-    )
+    uses_scaler = device.type == "cuda" and dtype is torch.float16
+    state = start_state(network.to(device), config.train, device, uses_scaler=uses_scaler, ends=ends)
     batch = fold.plan.batch_size
     extra = [_build_extra(step.name, step.options) for step in config.augment.extra]
     patches = Patches(

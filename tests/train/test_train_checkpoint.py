@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from medseg.core.errors import CheckpointError
 from medseg.train.loop import Job, train
+from medseg.train.optimizers import OPTIMIZERS
 from medseg.train.state import TrainState, load_checkpoint, save_checkpoint
 
 MakeState = Callable[..., TrainState]
@@ -41,7 +42,7 @@ def everything(state: TrainState) -> dict:
     )
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("stop", [1, 3])
 def test_a_resumed_training_is_bit_identical(
     make_state: MakeState, make_job: MakeJob, tmp_path: Path, optimizer: str, stop: int

@@ -8,7 +8,7 @@ from torch import nn
 from medseg.core.errors import ResourceError
 from medseg.train.loop import Job, averaged, train
 from medseg.train.settings import Train
-from medseg.train.state import TrainState, make_optimizer, start_state
+from medseg.train.state import TrainState, start_state
 from tests.train.conftest import CPU, batches
 
 MakeState = Callable[..., TrainState]
@@ -180,14 +180,6 @@ def test_another_seed_is_another_training(make_state: MakeState, make_job: MakeJ
         train(make_state(), make_job(seed=seed)).network.state_dict()["3.weight"] for seed in (0, 1, 0)
     ]
     assert torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[1])
-
-
-def test_norms_and_biases_are_not_decayed(make_state: MakeState):
-    network = make_state().network
-    for name in ("sgd", "adamw"):
-        decayed, kept = make_optimizer(network, Train(optimizer=name, weight_decay=0.1)).param_groups
-        assert {p.ndim for p in decayed["params"]} == {5} and decayed["weight_decay"] == 0.1
-        assert {p.ndim for p in kept["params"]} == {1} and kept["weight_decay"] == 0
 
 
 def test_the_loss_falls(make_state: MakeState, make_job: MakeJob):
