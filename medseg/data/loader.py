@@ -7,7 +7,7 @@ run sees exactly the batches that an uninterrupted one would have seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +20,27 @@ from medseg.data.augment import apply_spatial, augment_intensity, draw_spatial
 from medseg.data.plan import Plan
 from medseg.data.settings import Augment
 from medseg.data.store import StoredCase
+from medseg.data.worklog import Worklog
 
-Sample = tuple[Tensor, Tensor]
+Patch = tuple[Tensor, Tensor]
+Sample = tuple[Tensor, Tensor, str]
 
 
-class Patches(Dataset[Sample]):
+class Batch(NamedTuple):
+    """What a training step is given.
+
+    Args:
+        image: (B, C, I, J, K) float32.
+        label: (B, I, J, K) int64.
+        cases: Id of the case behind each sample.
+    """
+
+    image: Tensor
+    label: Tensor
+    cases: tuple[str, ...]
+
+
+class Patches(Dataset[Patch]):
     """Patches drawn from stored cases; the index is a (epoch, sample) pair.
 
     Args:
@@ -53,7 +69,7 @@ class Patches(Dataset[Sample]):
         self.foreground_every = foreground_every
         self.extra = [build() for build in extra]
 
-    def __getitem__(self, index: tuple[int, int]) -> Sample:
+    def __getitem__(self, index: tuple[int, int]) -> Patch:
         epoch, sample = index
         rng = np.random.default_rng([self.seed, epoch, sample])
         case = self.cases[int(rng.integers(len(self.cases)))]
@@ -92,6 +108,20 @@ class Patches(Dataset[Sample]):
         return np.ascontiguousarray(image_out, np.float32), np.ascontiguousarray(label_out[0], np.uint8)
 
 
+class _Named(Dataset[Sample]):
+    """Patches with the id of their case, which a worker notes before it begins."""
+
+    def __init__(self, patches: Patches, worklog: Worklog | None) -> None:
+        self.patches, self.worklog = patches, worklog
+
+    def __getitem__(self, index: tuple[int, int]) -> Sample:
+        rng = np.random.default_rng([self.patches.seed, *index])
+        number = int(rng.integers(len(self.patches.cases)))  # as the patch itself draws it
+        if self.worklog:
+            self.worklog.note(number)
+        return (*self.patches[index], self.patches.cases[number].id)
+
+
 def draw_centre(
     rng: np.random.Generator, case: StoredCase, plan: Plan, *, on_foreground: bool
 ) -> NDArray[np.int64]:
@@ -115,8 +145,14 @@ def draw_centre(
 
 
 def open_loader(
-    patches: Patches, *, batch_size: int, workers: int, share: tuple[int, int] = (0, 1), pin: bool = False
-) -> Callable[[int, int], DataLoader[Sample]]:
+    patches: Patches,
+    *,
+    batch_size: int,
+    workers: int,
+    share: tuple[int, int] = (0, 1),
+    pin: bool = False,
+    worklog: Worklog | None = None,
+) -> Callable[[int, int], Iterator[Batch]]:
     """Return `batches(epoch, iterations)`; worker processes, if any, live on between epochs.
 
     Args:
@@ -125,6 +161,7 @@ def open_loader(
         workers: Processes that make patches; 0 makes them in this one.
         share: (rank, world): this rank makes every world-th sample of a batch.
         pin: Whether to put batches into page-locked memory, for a GPU.
+        worklog: Told by each worker which case it begins.
 
     Raises:
         ConfigError: A batch has fewer samples than there are ranks.
@@ -136,8 +173,8 @@ def open_loader(
             code="BATCH_TOO_SMALL",
         )
     sampler = _Indices(batch_size, share)
-    loader = DataLoader(
-        patches,
+    loader: DataLoader[Any] = DataLoader(
+        _Named(patches, worklog),
         batch_sampler=sampler,
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -145,9 +182,9 @@ def open_loader(
         worker_init_fn=_use_one_thread,
     )
 
-    def batches(epoch: int, iterations: int) -> DataLoader[Sample]:
+    def batches(epoch: int, iterations: int) -> Iterator[Batch]:
         sampler.epoch, sampler.iterations = epoch, iterations
-        return loader
+        return (Batch(image, label, tuple(cases)) for image, label, cases in loader)
 
     return batches
 

@@ -10,7 +10,8 @@ import copy
 import time
 from collections.abc import Iterable
 
-from medseg.train.loop import Batch, Job, train_step
+from medseg.data.loader import Batch
+from medseg.train.loop import Job, train_step
 from medseg.train.state import TrainState
 
 WARM = 2  # iterations that also pay for start-up

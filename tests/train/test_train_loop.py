@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from medseg.core.errors import ResourceError
+from medseg.data.loader import Batch
 from medseg.train.loop import Job, averaged, train
 from medseg.train.settings import Train
 from medseg.train.state import TrainState, start_state
@@ -28,7 +29,7 @@ class Scale(nn.Module):
 
 def ones(epoch: int, iterations: int):
     for _ in range(iterations):
-        yield torch.ones(1, 1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
+        yield Batch(torch.ones(1, 1, 2, 2, 2), torch.zeros(1, 2, 2, 2).long(), ("a",))
 
 
 def mean(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -166,7 +167,7 @@ def test_a_2d_network_gets_no_flat_axis(make_job: MakeJob):
     seen = []
 
     def flat(epoch: int, iterations: int):
-        yield torch.zeros(2, 1, 6, 5, 1), torch.zeros(2, 6, 5, 1).long()
+        yield Batch(torch.zeros(2, 1, 6, 5, 1), torch.zeros(2, 6, 5, 1).long(), ("a", "b"))
 
     network = nn.Conv2d(1, 2, 1)
     network.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
