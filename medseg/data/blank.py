@@ -45,6 +45,10 @@ class BlankCase(StoredCase):
         return label
 
     @cached_property
+    def labelled(self) -> None:
+        """Nothing is ignored."""
+
+    @cached_property
     def points(self) -> dict[int, NDArray[np.int64]]:
         """The middle voxel for every class."""
         middle = np.array([self.grid_shape]) // 2

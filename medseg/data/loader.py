@@ -37,6 +37,7 @@ from medseg.data.plan import Plan
 from medseg.data.sampling import draw_case, draw_centre
 from medseg.data.settings import Augment
 from medseg.data.store import StoredCase
+from medseg.data.worklog import Worklog
 
 CPU = torch.device("cpu")
 Index = tuple[int, int, int]  # epoch, sample of the epoch over all ranks, case
@@ -89,6 +90,7 @@ class Patches(Dataset[Cut]):
         weights: Epoch -> how often to draw each case, (cases,); None draws all alike. Asked once at the
             start of an epoch, in the main process; all ranks must get the same.
         swap: Pairs of classes to swap where a patch is mirrored left to right.
+        worklog: Told by each worker which case it begins.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Patches(Dataset[Cut]):
         extra: Sequence[Callable[..., Any]] = (),
         weights: Weigh | None = None,
         swap: tuple[tuple[int, int], ...] = (),
+        worklog: Worklog | None = None,
     ) -> None:
         self.cases = list(cases)
         self.plan = plan
@@ -111,6 +114,7 @@ class Patches(Dataset[Cut]):
         self.extra = [build() for build in extra]
         self.weights = weights
         self.swap = swap
+        self.worklog = worklog
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the weights behind: they are the main process's, which alone knows how training goes."""
@@ -123,6 +127,8 @@ class Patches(Dataset[Cut]):
 
     def __getitem__(self, index: Index) -> Cut:
         epoch, sample, number = index
+        if self.worklog:
+            self.worklog.note(number)
         rng = np.random.default_rng([self.seed, epoch, sample, 1])
         case = self.cases[number]
         wanted, of = self.foreground_every

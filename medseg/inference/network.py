@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from medseg.core.errors import CheckpointError, ConfigError, ResourceError
+from medseg.core.errors import ConfigError, ResourceError
 from medseg.core.select import select, suggest
 from medseg.core.settings import Builder
 from medseg.data.plan import Plan
@@ -37,27 +37,6 @@ def build_network(model: Builder, plan: Plan, n_channels: int, n_classes: int) -
         n_channels, n_classes, make_grid(plan)
     )
     return network
-
-
-def copy_weights(source: nn.Module, target: nn.Module) -> None:
-    """Copy every weight whose name and shape fit; a head for other labels keeps its fresh weights.
-
-    Raises:
-        CheckpointError: Less than half of the target's weights fit: it is another network.
-    """
-    own = target.state_dict()
-    fitting = {
-        name: value
-        for name, value in source.state_dict().items()
-        if name in own and value.shape == own[name].shape
-    }
-    if sum(value.numel() for value in fitting.values()) * 2 < sum(value.numel() for value in own.values()):
-        raise CheckpointError(
-            f"{len(fitting)} of {len(own)} weights of the model fit this network",
-            hint="start from a model of the same network and plan",
-            code="MODEL_MISFIT",
-        )
-    target.load_state_dict(fitting, strict=False)
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -7,18 +7,18 @@ Observers read the state (log, checkpoint, progress); they do not steer it. Rand
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from medseg.core.errors import ResourceError
 from medseg.data.loader import Batch
+from medseg.train.diagnosis import Watch, count_labels, find_faults, new_census
+from medseg.train.distributed import average_step, sum_over_ranks
+from medseg.train.encoder import freeze_encoder
 from medseg.train.precision import autocast
 from medseg.train.schedule import rate_at
 from medseg.train.settings import Train
@@ -35,12 +35,15 @@ class Job:
 
     Args:
         settings: The recipe; `epochs` is final (a time budget is turned into it before).
-        batches: (epoch, iterations) -> batches of images, labels and case ids.
+        batches: (epoch, iterations) -> batches of image_BCIJK, label_BIJK and case ids.
         loss: Of the network's output and the label.
         device, dtype: Where, and in which precision, the forward pass runs.
         dims: 2 or 3; in 2D the last axis of a batch is one voxel and is dropped.
         seed: Of the run.
         validate: Averaged network -> named scores; "dice" decides the early stop.
+        validate_training: The same of some training cases, for the gap between the two.
+        holders: Name of each class -> how many training cases hold it, in the order of the classes.
+        is_compiled: Whether the network was compiled; scoring then runs without.
     """
 
     settings: Train
@@ -51,10 +54,17 @@ class Job:
     dims: int
     seed: int
     validate: Validate | None = None
+    validate_training: Validate | None = None
+    holders: Mapping[str, int] = field(default_factory=dict)
+    is_compiled: bool = False
 
 
 def train(state: TrainState, job: Job, observers: Iterable[Observe] = ()) -> TrainState:
-    """Train until the last epoch or the early stop; `state` may come from a checkpoint."""
+    """Train until the last epoch or the early stop; `state` may come from a checkpoint.
+
+    Raises:
+        ResourceError: LOSS_NOT_FINITE, with the cases; nothing was observed since the last whole epoch.
+    """
     settings = job.settings
     while state.epoch < settings.epochs and not state.is_stopped:
         started = time.perf_counter()
@@ -67,70 +77,84 @@ def train(state: TrainState, job: Job, observers: Iterable[Observe] = ()) -> Tra
             "train/learning_rate": float(state.optimizer.param_groups[0]["lr"]),
         }
         if job.validate and (state.epoch % settings.validate_every == 0 or state.epoch == settings.epochs):
-            with averaged(state):
-                scores = job.validate(state.network)
-            numbers |= {f"val/{name}": value for name, value in scores.items()}
-            _note_best(state, settings, scores.get("dice", -1.0))
+            numbers |= _score(state, job, job.validate)
         numbers["time/epoch_s"] = time.perf_counter() - started
         state.history.append(numbers)
+        state.note_findings(find_faults(state.history, state.census, settings, job.holders))
         for observe in observers:
             observe(state, numbers)
     return state
 
 
 def _train_epoch(state: TrainState, job: Job) -> float:
+    settings = job.settings
     state.network.train()
-    iterations = job.settings.iterations_per_epoch
-    total = iterations * job.settings.epochs
+    freeze_encoder(state.network, settings, state.epoch)
+    iterations = settings.iterations_per_epoch
+    total = iterations * settings.epochs
+    watch = Watch(state.epoch, checks_gradient=not state.scaler.is_enabled())
+    census = new_census(job.device)
     losses = []
     for iteration, batch in enumerate(job.batches(state.epoch, iterations)):
         step = state.epoch * iterations + iteration
-        factor = rate_at(step, total, schedule=job.settings.schedule, warmup_share=job.settings.warmup_share)
+        factor = rate_at(step, total, schedule=settings.schedule, warmup_share=settings.warmup_share)
         for group in state.optimizer.param_groups:
-            group["lr"] = job.settings.learning_rate * factor
-        losses.append(train_step(state, job, batch))
-    mean = float(torch.stack(losses).mean())
-    if not math.isfinite(mean):
-        raise ResourceError(
-            f"the loss became {mean} in epoch {state.epoch + 1}",
-            hint="lower train.learning_rate, or set train.amp=off",
-            code="LOSS_NOT_FINITE",
-        )
-    return mean
+            group["lr"] = settings.learning_rate * factor * group.get("share", 1.0)
+        numbers = train_step(state, job, batch, census)
+        watch.look(iteration, batch.cases, numbers)
+        losses.append(numbers[0])
+    watch.close()
+    state.census += sum_over_ranks(census).cpu()
+    return float(torch.stack(losses).mean())
 
 
-def train_step(state: TrainState, job: Job, batch: Batch) -> Tensor:
-    """Do one step and return its detached loss."""
-    image, label = (tensor.to(job.device, non_blocking=True) for tensor in batch[:2])
+def train_step(state: TrainState, job: Job, batch: Batch, census: Tensor | None = None) -> Tensor:
+    """Do one step; return loss and gradient norm of all ranks, and this rank's own loss.
+
+    Args:
+        state: Changes.
+        job: The recipe.
+        batch: This rank's share of a batch; it passes the network in `accumulate` parts.
+        census: Gets what the labels hold.
+    """
+    image, label = (tensor.to(job.device, non_blocking=True) for tensor in (batch.image, batch.label))
     if job.dims == 2:
         image, label = image.squeeze(-1), label.squeeze(-1)
+    if census is not None:
+        census += count_labels(label)
     state.optimizer.zero_grad(set_to_none=True)
-    with autocast(job.device, job.dtype):
-        loss = job.loss(state.network(image), label)
-    state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    own = torch.zeros((), device=job.device)
+    for image_part, label_part in zip(*(t.chunk(job.settings.accumulate) for t in (image, label))):
+        with autocast(job.device, job.dtype):
+            loss = job.loss(state.network(image_part), label_part) * (len(image_part) / len(image))
+        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        own += loss.detach()
+    mean = average_step(state.network, own)  # before unscaling: all ranks see one another's inf
     state.scaler.unscale_(state.optimizer)
-    average_gradients(state.network)
-    nn.utils.clip_grad_norm_(state.network.parameters(), job.settings.clip_norm)
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), job.settings.clip_norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.update_average(job.settings.ema_decay)
-    return loss.detach()
+    return torch.stack([mean, norm, own])
 
 
-def average_gradients(network: nn.Module) -> None:
-    """Average gradients over all ranks of a torchrun job; alone, do nothing.
-
-    One flat all-reduce: DistributedDataParallel hides more latency, but wraps the module and its
-    names, and the networks here are small.
-    """
-    if not (dist.is_available() and dist.is_initialized()):
-        return
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    flat = torch.cat([gradient.view(-1) for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients])):
-        gradient.copy_(part.view_as(gradient))
+def _score(state: TrainState, job: Job, validate: Validate) -> dict[str, float]:
+    """Return the scores of held-out cases and, half-way and at the end, of training cases."""
+    settings = job.settings
+    with averaged(state), _uncompiled(job):
+        scores = validate(state.network)
+        numbers = {f"val/{name}": value for name, value in scores.items()}
+        dice = scores.get("dice", -1.0)
+        if dice > state.best_dice:
+            state.best_dice, state.best_epoch = dice, state.epoch
+            state.best = {name: value.clone() for name, value in state.average.items()}
+        elif settings.early_stop_epochs and state.epoch - state.best_epoch >= settings.early_stop_epochs:
+            state.is_stopped = True
+        is_half = 2 * (state.epoch - settings.validate_every) < settings.epochs <= 2 * state.epoch
+        is_end = state.is_stopped or state.epoch == settings.epochs
+        if job.validate_training and (is_half or is_end):
+            numbers["train/dice"] = job.validate_training(state.network)["dice"]
+    return numbers
 
 
 @contextmanager
@@ -146,8 +170,8 @@ def averaged(state: TrainState) -> Iterator[None]:
         state.network.train()
 
 
-def _note_best(state: TrainState, settings: Train, dice: float) -> None:
-    if dice > state.best_dice:
-        state.best_dice, state.best_epoch = dice, state.epoch
-    elif settings.early_stop_epochs and state.epoch - state.best_epoch >= settings.early_stop_epochs:
-        state.is_stopped = True
+@contextmanager
+def _uncompiled(job: Job) -> Iterator[None]:
+    """Score without compiled code: windows and modes would each be compiled anew."""
+    with torch.compiler.set_stance("force_eager") if job.is_compiled else nullcontext():
+        yield

@@ -1,13 +1,37 @@
-"""Automatic mixed precision where the device really has it.
+"""Automatic mixed precision where the device really has it, and where it gives the same numbers.
 
 bf16 autocast on a CPU without bf16 hardware is 49 times slower than float32, so "auto" asks the device.
+Some releases compute wrong numbers in half precision without a word (bf16 conv3d of big inputs, cuDNN
+9.10.2, pytorch#163539), so a batch is compared with float32 before training starts.
 """
 
 from __future__ import annotations
 
+import copy
+import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
+
+from medseg.core.errors import is_out_of_memory
+
+# bf16 has 8 significant bits, 0.4 % a rounding; tens of layers add up to 1-3 %. Wrong kernels are off by all.
+TOLERANCE = 0.05
+
+
+class Agreement(NamedTuple):
+    """How far half precision is from float32 on one batch, as shares: |a - b| / |b|."""
+
+    output: float
+    loss: float
+
+    @property
+    def is_good(self) -> bool:
+        """Whether both are finite and below `TOLERANCE`."""
+        return all(math.isfinite(error) and error <= TOLERANCE for error in self)
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
@@ -23,3 +47,50 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
     """Return the forward pass's context; nothing for float32."""
     return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)
+
+
+def compare_precision(
+    network: nn.Module, loss: Callable[..., Tensor], image_BC: Tensor, label_B: Tensor, dtype: torch.dtype
+) -> Agreement:
+    """Run one batch in `dtype` and in float32 on a copy of the network, as in training but for gradients.
+
+    Args:
+        network: On its device; unchanged.
+        loss: Of output and label.
+        image_BC: (B, C, *spatial), on the device.
+        label_B: (B, *spatial), on the device.
+        dtype: bfloat16 or float16.
+    """
+    trial = copy.deepcopy(network).train()
+    results: list[tuple[Tensor, float]] = []
+    devices = [image_BC.device] if image_BC.is_cuda else []
+    for kind in (dtype, torch.float32):
+        with torch.random.fork_rng(devices), torch.no_grad():
+            torch.manual_seed(0)  # the same dropout
+            with autocast(image_BC.device, kind):
+                output = trial(image_BC)
+                value = float(loss(output, label_B))
+        results.append(((output if isinstance(output, Tensor) else output[0]).float(), value))
+    (half, half_loss), (full, full_loss) = results
+    error = float((half - full).norm() / full.norm().clamp_min(1e-12))
+    return Agreement(error, abs(half_loss - full_loss) / max(abs(full_loss), 1e-12))
+
+
+def try_compiling(network: nn.Module, loss: Callable[..., Tensor], image_BC: Tensor, label_B: Tensor) -> str:
+    """Compile the network in place; return "", or why it cannot be: then it stays as it is.
+
+    A forward and a backward pass are compiled on trial first, since compilers fail at the first call.
+    """
+    before = network.training
+    try:
+        value = loss(torch.compile(network.train())(image_BC), label_B)
+        value.backward()  # type: ignore[no-untyped-call]
+    except (RuntimeError, ImportError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
+        return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    finally:
+        network.zero_grad(set_to_none=True)
+        network.train(before)
+    network.compile()
+    return ""

@@ -14,6 +14,7 @@ from medseg.core.volume import IGNORED
 from medseg.data.plan import Plan
 from medseg.data.store import StoredCase
 from medseg.inference.predict import choose_window_batch, predict_logits
+from medseg.train.distributed import sum_over_ranks
 
 
 def make_validation(
@@ -24,6 +25,7 @@ def make_validation(
     count: int,
     overlap: float,
     regions: Sequence[Sequence[int]] = (),
+    share: tuple[int, int] = (0, 1),
 ) -> Callable[[nn.Module], dict[str, float]] | None:
     """Return a function that scores a network on `count` of the cases, or None for none.
 
@@ -37,6 +39,7 @@ def make_validation(
         count: How many cases to score.
         overlap: Of neighbouring windows.
         regions: The classes that each output covers, where outputs are overlapping regions.
+        share: (rank, world): ranks share the cases and all get the scores of all.
     """
     count = min(count, len(cases))
     if not count:
@@ -47,7 +50,7 @@ def make_validation(
         device = next(network.parameters()).device
         batch = choose_window_batch(network, chosen[0].image.shape[0], plan.patch, plan.dims)
         overlaps = np.zeros((2, len(names)))
-        for case in chosen:
+        for case in chosen[share[0] :: share[1]]:
             image = torch.from_numpy(np.asarray(case.image[:]).astype(np.float32)).to(device)
             logits = predict_logits(
                 [network], image, plan.patch, dims=plan.dims, overlap=overlap, window_batch=batch
@@ -57,7 +60,7 @@ def make_validation(
                 overlaps += count_region_overlaps((logits > 0).cpu().numpy(), reference, regions)
             else:
                 overlaps += count_overlaps(logits.argmax(0).cpu().numpy(), reference, len(names))
-        return summarise_overlaps(overlaps, names)
+        return summarise_overlaps(sum_over_ranks(torch.from_numpy(overlaps)).numpy(), names)
 
     return validate
 

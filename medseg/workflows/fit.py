@@ -22,10 +22,12 @@ from medseg.data.plan import SLOW_BATCH, Plan, Scale
 from medseg.data.scales import list_plans, step_work
 from medseg.inference.network import choose_device
 from medseg.train.loop import train
+from medseg.train.precision import choose_precision
 from medseg.train.probe import Cost, climb, limit_device, measure, peak_mb
+from medseg.train.state import start_state
+from medseg.workflows.fold import Fold, make_job, make_network, name_ends
 from medseg.workflows.progress import Progress
 from medseg.workflows.run_folder import RunFolder
-from medseg.workflows.train import Fold, set_up
 
 STEPS = 2  # the second meets gradients, optimizer and averaged weights beside its activations
 # Of the cap. Over more steps the heap fragments (20 steps: a fifth more than 2, imports aside), and MLflow's
@@ -56,7 +58,14 @@ class Trial:
         settings = self.config.train.model_copy(update=recipe)
         config = self.config.model_copy(update={"train": settings})
         blank = BlankCase(self.shape, len(config.data.channels), len(config.data.labels))
-        state, job = set_up(config, Fold(0, self.plan, (blank,), ()), device, (0, 1), None)
+        fold = Fold(0, self.plan, (blank,), ())
+        network, _ = make_network(config, fold, device, None)
+        job, _ = make_job(config, fold, device, (0, 1), 0)
+        job = replace(job, dtype=choose_precision(config.train.amp, device))
+        is_fp16 = job.dtype is torch.float16
+        ends = name_ends(config)
+        sizes = (len(ends.channels), len(ends.classes))
+        state = start_state(network, settings, device, uses_scaler=is_fp16, ends=sizes)
         train(state, job)
         return Cost(peak_mb(device), state.history[-1]["time/epoch_s"] / STEPS)
 

@@ -49,6 +49,7 @@ def run(
     progress: Progress,
     report: Report,
     max_minutes: float | None = None,
+    auto_shrink: bool = False,
     is_tracked: bool = True,
     key_file: Path,
     is_pseudonymous: bool = False,
@@ -75,6 +76,7 @@ def run(
         progress=progress,
         report=report,
         max_minutes=max_minutes,
+        auto_shrink=auto_shrink,
         is_tracked=is_tracked,
     )
 
@@ -88,6 +90,7 @@ def train_and_evaluate(
     report: Report,
     max_minutes: float | None = None,
     init_from: Path | None = None,
+    auto_shrink: bool = False,
     is_tracked: bool = True,
 ) -> None:
     """Train folds of a preprocessed run, predict what each held out, and evaluate."""
@@ -102,8 +105,10 @@ def train_and_evaluate(
                 fold,
                 progress=progress,
                 tracker=tracker,
+                report=report,
                 max_minutes=max_minutes,
                 init_from=init_from,
+                auto_shrink=auto_shrink,
             )
         if not is_main_process():
             return

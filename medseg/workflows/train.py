@@ -2,39 +2,54 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from medseg.config import Config
-from medseg.core.errors import ConfigError
-from medseg.core.files import make_folder, read_json, sha256_of, sha256_of_file, write_csv, write_json
+from medseg.core.errors import MedsegError, ResourceError, is_out_of_memory
+from medseg.core.files import make_folder, write_csv
 from medseg.core.select import select
 from medseg.data.lateral import choose_swaps
-from medseg.data.loader import Patches, open_loader
-from medseg.data.loading import output_names, region_classes
-from medseg.data.plan import Plan
-from medseg.data.store import StoredCase
-from medseg.inference.model import SUMS, find_model, load_model
-from medseg.inference.network import build_network, choose_device, copy_weights
-from medseg.losses import LOSSES, deep_supervised, per_region
+from medseg.data.worklog import Worklog, explain_death
+from medseg.inference.model import load_model
+from medseg.inference.network import choose_device
+from medseg.losses import LOSSES
 from medseg.models import MODELS
 from medseg.postprocess import POSTPROCESS
 from medseg.tracking.store import Tracker
-from medseg.train.budget import epochs_within
 from medseg.train.distributed import process_group
 from medseg.train.loop import Job, train
-from medseg.train.precision import choose_precision
+from medseg.train.optimizers import OPTIMIZERS
 from medseg.train.state import TrainState, load_checkpoint, save_checkpoint, start_state
-from medseg.train.validation import make_validation
+from medseg.train.transfer import summarize
+from medseg.workflows.fold import (
+    Fold,
+    build_extra,
+    label_names,
+    load_fold,
+    make_job,
+    make_network,
+    name_ends,
+)
 from medseg.workflows.model_folder import export_weights
 from medseg.workflows.progress import Progress
+from medseg.workflows.report import Report
 from medseg.workflows.run_folder import RunFolder
+from medseg.workflows.start import (
+    Engine,
+    note_transfer,
+    save_engine,
+    settle_engine,
+    settle_epochs,
+    settle_start,
+)
 
+log = logging.getLogger(__name__)
 LOADER_WORKERS_GPU = 8  # on a CPU patches are made in the training process: the cores are busy anyway
 
 
@@ -42,42 +57,43 @@ def select_all(config: Config) -> None:
     """Select everything a config names, so that a wrong name fails before data is touched."""
     select("model", MODELS, config.model.name, config.model.options)
     select("loss", LOSSES, config.loss.name, config.loss.options)
+    select("optimizer", OPTIMIZERS, config.train.optimizer, config.train.optimizer_options)
     for step in config.infer.postprocess:
         select("post-processing step", POSTPROCESS, step.name, step.options)
-    choose_swaps(config.augment, _class_names(config))
+    choose_swaps(config.augment, label_names(config))
     for transform in config.augment.extra:
-        _build_extra(transform.name, transform.options)
+        build_extra(transform.name, transform.options)
 
 
 @dataclass(frozen=True)
-class Fold:
-    """One fold's data, as the training needs it."""
+class Task:
+    """A fold to train, and who is told.
 
-    number: int
-    plan: Plan
-    training: tuple[StoredCase, ...]
-    validation: tuple[StoredCase, ...]
-
-    def fingerprint(self, config: Config) -> str:
-        """Hash all that the weights depend on."""
-        keys = [case.entry["key"] for case in (*self.training, *self.validation)]
-        free = {"workers", "infer", "nsd_tolerance_mm", "summary", "licence", "expected"}
-        settings = config.model_dump(mode="json", exclude=free)
-        return sha256_of([settings, self.plan.to_json(), keys, self.number])
-
-
-def load_fold(run: RunFolder, config: Config, number: int) -> Fold:
-    """Return a fold of a preprocessed run.
-
-    Raises:
-        ConfigError: There is no such fold, or the run is not preprocessed.
+    Args:
+        config, run, fold: What to train on.
+        device: Where.
+        share: (rank, world).
+        progress: Told after each epoch.
+        tracker: Gets the metrics of each epoch.
+        max_minutes: Train for about this long instead of `train.epochs`.
+        init_from: A model whose weights to start from.
+        auto_shrink: Whether to pass a batch in more parts where memory runs out.
     """
-    splits = run.load_splits()
-    if not 0 <= number < len(splits.folds):
-        raise ConfigError(f"there is no fold {number}", hint=f"folds are 0 to {len(splits.folds) - 1}")
-    training = tuple(run.case(name) for name in splits.training(number))
-    validation = tuple(run.case(name) for name in splits.validation(number))
-    return Fold(number, run.load_plan(), training, validation)
+
+    config: Config
+    run: RunFolder
+    fold: Fold
+    device: torch.device
+    share: tuple[int, int]
+    progress: Progress
+    tracker: Tracker
+    max_minutes: float | None
+    init_from: Path | None
+    auto_shrink: bool
+
+    @property
+    def folder(self) -> Path:
+        return self.run.fold(self.fold.number)
 
 
 def train_fold(
@@ -87,167 +103,173 @@ def train_fold(
     *,
     progress: Progress,
     tracker: Tracker,
+    report: Report,
     max_minutes: float | None = None,
     init_from: Path | None = None,
+    auto_shrink: bool = False,
 ) -> None:
     """Train one fold, or go on where its checkpoint is, and write its weights into RUN/model.
 
-    Args:
-        config: The task.
-        run: A preprocessed run.
-        number: The fold.
-        progress: Told after each epoch.
-        tracker: Gets the metrics of each epoch.
-        max_minutes: Train for about this long instead of `train.epochs`.
-        init_from: A model whose weights to start from, where they fit.
+    Warnings go to the log and, as {fold, code, message}, into `report.extra["warnings"]`.
+
+    Raises:
+        ResourceError: OUT_OF_MEMORY, or WORKER_DIED for the second time.
     """
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     fold = load_fold(run, config, number)
     device = choose_device(config.device)
-    folder = make_folder(run.fold(number))
-    _settle_start(run, number, init_from)
-    with process_group(device) as share:
-        state, job = set_up(config, fold, device, share, init_from)
-        fingerprint = fold.fingerprint(config)
-        if (folder / "checkpoint.pt").exists():
-            load_checkpoint(folder / "checkpoint.pt", state, fingerprint)
-        job = _settle_epochs(run, number, state, job, max_minutes)
-        if state.epoch:
-            note = "; --max-minutes counts only at the start" if max_minutes is not None else ""
-            progress.say(f"fold {number}: going on after epoch {state.epoch} of {job.settings.epochs}{note}")
-        observers = _observers(run, number, fingerprint, tracker) if share[0] == 0 else []
-        with progress.track(f"train fold {number}", job.settings.epochs - state.epoch) as advance:
-            train(state, job, [*observers, lambda _, numbers: advance(describe(numbers))])
-        if share[0] == 0:
-            _write_history(run, number, state)  # a kill may have come between checkpoint and history
-            export_weights(config, run, number, state.average)
-
-
-def set_up(
-    config: Config, fold: Fold, device: torch.device, share: tuple[int, int], init_from: Path | None
-) -> tuple[TrainState, Job]:
-    """Return a fold's state before the first step and what it trains with; `share` is (rank, world)."""
-    torch.manual_seed(config.seed * 1_000_003 + 7919 * fold.number)
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-    network = build_network(config.model, fold.plan, len(config.data.channels), config.data.n_outputs)
-    if init_from:
-        copy_weights(load_model(init_from, device).networks[0], network)
-    dtype = choose_precision(config.train.amp, device)
-    state = start_state(
-        network.to(device), config.train, device, uses_scaler=device.type == "cuda" and dtype is torch.float16
-    )
-    batch = fold.plan.batch_size
-    extra = [_build_extra(step.name, step.options) for step in config.augment.extra]
-    patches = Patches(
-        fold.training,
-        fold.plan,
-        config.augment,
-        seed=config.seed,
-        foreground_every=(_count_foreground(batch, config.train.foreground_share), batch),
-        extra=extra,
-        swap=choose_swaps(config.augment, _class_names(config)),
-    )
+    settle_start(make_folder(run.fold(number)), init_from)
     workers = LOADER_WORKERS_GPU if device.type == "cuda" else 0
-    batches = open_loader(patches, batch_size=batch, workers=workers, share=share, device=device)
-    loss = select("loss", LOSSES, config.loss.name, config.loss.options)
-    regions = region_classes(config.data)
-    loss = deep_supervised(per_region(loss, regions) if regions else loss)
-    job = Job(
-        settings=config.train,
-        batches=batches,
-        loss=loss,
-        device=device,
-        dtype=dtype,
-        dims=fold.plan.dims,
-        seed=config.seed,
-        validate=make_validation(
-            fold.validation,
-            fold.plan,
-            output_names(config.data),
-            count=config.train.validate_cases,
-            overlap=config.infer.overlap,
-            regions=regions,
-        ),
+    with process_group(device) as share:
+        task = Task(config, run, fold, device, share, progress, tracker, max_minutes, init_from, auto_shrink)
+        warnings: list[tuple[str, str]] = []
+        state = _try(task, workers)
+        while isinstance(state, MedsegError):
+            workers = _mend(task, state, workers, warnings)
+            state = _try(task, workers)
+        if share[0] == 0:
+            _write_history(task.folder, state)  # a kill may have come between checkpoint and history
+            export_weights(config, run, number, state.average)
+    warnings += [(finding.code, finding.message) for finding in state.findings]
+    report.extra.setdefault("warnings", []).extend(
+        {"fold": number, "code": code, "message": message} for code, message in warnings
     )
-    return state, job
 
 
-def _class_names(config: Config) -> list[str]:
-    return [config.data.labels[value] for value in sorted(config.data.labels)]
+def _try(task: Task, workers: int) -> TrainState | MedsegError:
+    """Train to the end, or return what may be mended by starting again from the last whole epoch."""
+    job, worklog = make_job(task.config, task.fold, task.device, task.share, workers)
+    try:
+        return _train(task, job)
+    except (RuntimeError, MemoryError) as error:
+        failure = _explain_memory(task, error) or _explain_worker(task, error, worklog)
+        if failure is None:
+            raise
+        return failure
 
 
-def _count_foreground(batch: int, share: float) -> int:
-    """Return how many samples of a batch are centred on foreground: at least one, unless none is wanted."""
-    return max(1, round(batch * share)) if share else 0
+def _train(task: Task, job: Job) -> TrainState:
+    config, folder = task.config, task.folder
+    if task.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    checkpoint = folder / "checkpoint.pt"
+    is_new = not checkpoint.exists()
+    model = load_model(task.init_from, task.device) if task.init_from and is_new else None
+    network, moved = make_network(config, task.fold, task.device, model)
+    if model:
+        task.progress.say(f"--init-from {model.name}: {summarize(moved)}")
+        note_transfer(folder, model.name, moved)
+    engine = settle_engine(folder, network, job)
+    ends = name_ends(config)
+    state = start_state(
+        network,
+        config.train,
+        task.device,
+        uses_scaler=task.device.type == "cuda" and engine.torch_dtype is torch.float16,
+        ends=(len(ends.channels), len(ends.classes)),
+    )
+    origin = task.fold.origin(config)
+    if not is_new:
+        load_checkpoint(checkpoint, state, origin)
+    settings = config.train.model_copy(update={"accumulate": engine.accumulate})
+    job = replace(job, settings=settings, dtype=engine.torch_dtype, is_compiled=engine.is_compiled)
+    epochs = settle_epochs(folder, state, job, task.max_minutes)
+    job = replace(job, settings=settings.model_copy(update={"epochs": epochs}))
+    if state.epoch:
+        note = "; --max-minutes counts only at the start" if task.max_minutes is not None else ""
+        task.progress.say(f"fold {task.fold.number}: going on after epoch {state.epoch} of {epochs}{note}")
+    observers = _observers(task, origin) if task.share[0] == 0 else []
+    with task.progress.track(f"train fold {task.fold.number}", epochs - state.epoch) as advance:
+        return train(state, job, [*observers, lambda _, numbers: advance(describe(numbers))])
 
 
-def _settle_start(run: RunFolder, number: int, init_from: Path | None) -> None:
-    """Note which model a fold starts from; once noted or trained, another start is refused.
+def _explain_memory(task: Task, error: BaseException) -> MedsegError | None:
+    if not is_out_of_memory(error):
+        return None
+    patch = "x".join(map(str, task.fold.plan.patch[: task.fold.plan.dims]))
+    return ResourceError(
+        f"out of memory at a patch of {patch} and a batch of {task.fold.plan.batch_size}",
+        hint="--auto-shrink passes the batch in parts; or lower grid.batch_size or grid.patch, "
+        "or set train.checkpoint_activations=true",
+        code="OUT_OF_MEMORY",
+    )
+
+
+def _explain_worker(task: Task, error: BaseException, worklog: Worklog) -> MedsegError | None:
+    death = explain_death(error)
+    if death is None:
+        return None
+    pids, how = death
+    numbers = [number for pid in pids if (number := worklog.find(pid)) is not None]
+    cases = ", ".join(task.fold.training[number].id for number in numbers) or "an unknown case"
+    return ResourceError(
+        f"a worker that made training patches was ended by {how} at {cases}",
+        hint="most often memory ran out: a machine with more, or a smaller grid.patch",
+        code="WORKER_DIED",
+    )
+
+
+def _mend(task: Task, failure: MedsegError, workers: int, warnings: list[tuple[str, str]]) -> int:
+    """Change what may let the training go on, and return the number of loader workers.
 
     Raises:
-        ConfigError: CONFIG_CHANGED.
+        MedsegError: The failure itself, where nothing is left to change.
     """
-    folder = run.fold(number)
-    path = folder / "start.json"
-    start = {"init_sha256": sha256_of_file(find_model(init_from) / SUMS) if init_from else None}
-    known = read_json(path) if path.exists() else {"init_sha256": None}
-    if known != start and (path.exists() or (folder / "checkpoint.pt").exists()):
-        raise ConfigError(
-            "this fold began from other weights",
-            hint="give the same --init-from as before, or use another run folder",
-            code="CONFIG_CHANGED",
-        )
-    if init_from:
-        write_json(path, start)
-
-
-def _build_extra(name: str, options: dict[str, object]) -> Callable[[], object]:
-    """Return a builder of a MONAI dictionary transform; `keys` defaults to the image alone."""
-    if ":" not in name:
-        raise ConfigError(
-            f"augment.extra names `{name}`",
-            hint="for example monai.transforms:RandGibbsNoised",
-            code="UNKNOWN_NAME",
-        )
-    return select("transform", {}, name, {"keys": ["image"], **options})
-
-
-def _settle_epochs(
-    run: RunFolder, number: int, state: TrainState, job: Job, max_minutes: float | None
-) -> Job:
-    """Turn a time budget into epochs once, and store the number before it is used."""
-    if max_minutes is not None and dist.is_initialized():
-        raise ConfigError("--max-minutes would differ between ranks", hint="set train.epochs instead")
-    path = run.fold(number) / "budget.json"
-    if path.exists():
-        epochs = int(read_json(path)["epochs"])
-    elif max_minutes is not None and state.epoch == 0:
-        epochs = epochs_within(max_minutes, state, job)
-        write_json(path, {"epochs": epochs})
+    if task.device.type == "cuda":
+        torch.cuda.empty_cache()
+    if failure.code == "OUT_OF_MEMORY":
+        text = _shrink(task)
+    elif workers and all(code != "WORKER_RETRIED" for code, _ in warnings):
+        workers //= 2
+        text = f"{failure.message}; trying once more with {workers} workers"
     else:
-        return job
-    return Job(**{**vars(job), "settings": job.settings.model_copy(update={"epochs": epochs})})
+        text = ""
+    if not text:
+        raise failure
+    code = "BATCH_SHRUNK" if failure.code == "OUT_OF_MEMORY" else "WORKER_RETRIED"
+    warnings.append((code, text))
+    log.warning("%s fold %d: %s", code, task.fold.number, text)
+    return workers
+
+
+def _shrink(task: Task) -> str:
+    """Double the parts in which a batch passes and note it; "" where it may not be or is one sample each."""
+    path = task.folder / "engine.json"
+    if not (task.auto_shrink and path.exists() and task.share[1] == 1):
+        return ""
+    engine = Engine.read(path)
+    batch = task.fold.plan.batch_size
+    if engine.accumulate >= batch:
+        return ""
+    parts = min(2 * engine.accumulate, batch)
+    text = f"out of memory: the batch of {batch} now passes in {parts} parts, as one step still"
+    save_engine(task.folder, replace(engine, accumulate=parts, notes=(*engine.notes, ("BATCH_SHRUNK", text))))
+    return text
 
 
 def _observers(
-    run: RunFolder, number: int, fingerprint: str, tracker: Tracker
+    task: Task, origin: dict[str, object]
 ) -> Sequence[Callable[[TrainState, dict[str, float]], None]]:
-    folder = run.fold(number)
+    seen: set[tuple[str, str]] = set()
 
     def save(state: TrainState, numbers: dict[str, float]) -> None:
-        save_checkpoint(folder / "checkpoint.pt", state, fingerprint)
+        save_checkpoint(task.folder / "checkpoint.pt", state, origin)
 
-    def log(state: TrainState, numbers: dict[str, float]) -> None:
-        _write_history(run, number, state)
-        tracker.log_metrics({k: v for k, v in numbers.items() if k != "epoch"}, step=int(numbers["epoch"]))
+    def tell(state: TrainState, numbers: dict[str, float]) -> None:
+        _write_history(task.folder, state)
+        measured = {name: value for name, value in numbers.items() if name != "epoch"}
+        task.tracker.log_metrics(measured, step=int(numbers["epoch"]))
+        for finding in state.findings:
+            if (finding.code, finding.subject) not in seen:
+                seen.add((finding.code, finding.subject))
+                log.warning("%s fold %d: %s", finding.code, task.fold.number, finding.message)
 
-    return [save, log]
+    return [save, tell]
 
 
-def _write_history(run: RunFolder, number: int, state: TrainState) -> None:
+def _write_history(folder: Path, state: TrainState) -> None:
     columns = dict.fromkeys(name for row in state.history for name in row)
-    write_csv(run.fold(number) / "history.csv", state.history, columns)
+    write_csv(folder / "history.csv", state.history, columns)
 
 
 def describe(numbers: dict[str, float]) -> str:

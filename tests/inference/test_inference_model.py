@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from medseg.core.errors import CheckpointError, ConfigError, MedsegError, ResourceError
 from medseg.core.files import sha256_of_file
 from medseg.data import preprocess
 from medseg.inference.model import find_model, load_model, save_model
-from medseg.inference.network import build_network, choose_device, copy_weights, make_grid
+from medseg.inference.network import build_network, choose_device, make_grid
 from medseg.inference.segment import Segmenter
 from tests.builders import make_plan
 from tests.tiny import make_case
@@ -217,19 +216,6 @@ def test_cuda_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch):
 def test_auto_takes_a_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert choose_device("auto").type == "cuda"
-
-
-def test_weights_are_copied_where_they_fit():
-    source, target = (nn.Sequential(nn.Linear(8, 8), nn.Linear(8, n)) for n in (3, 2))
-    head = target[1].weight.clone()
-    copy_weights(source, target)
-    assert torch.equal(target[0].weight, source[0].weight) and torch.equal(target[1].weight, head)
-
-
-def test_weights_of_a_strange_network_are_refused():
-    with pytest.raises(CheckpointError) as caught:
-        copy_weights(nn.Linear(4, 4), nn.Linear(4, 5))
-    assert caught.value.code == "MODEL_MISFIT"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medseg.data.loader import Batch
 from medseg.train.loop import Job
 from medseg.train.settings import Train
 from medseg.train.state import TrainState, start_state
@@ -20,12 +21,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def batches(epoch: int, iterations: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(epoch: int, iterations: int) -> Iterator[Batch]:
     """Noise, labelled 1 where it is positive; a function of epoch and iteration alone."""
     for iteration in range(iterations):
         source = torch.Generator().manual_seed(1000 * epoch + iteration)
         image = torch.randn((2, *SHAPE), generator=source)
-        yield image, (image[:, 0] > 0).long()
+        yield Batch(image, (image[:, 0] > 0).long(), (f"case-{iteration}", "other"))
 
 
 def loss(logits: Tensor, label: Tensor) -> Tensor:

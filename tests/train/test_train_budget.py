@@ -3,6 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from medseg.data.loader import Batch
 from medseg.train import budget
 from medseg.train.budget import epochs_within
 from medseg.train.loop import Job
@@ -41,7 +42,7 @@ def test_starting_up_does_not_count(make_state: MakeState, make_job: MakeJob, cl
     def slow_start(epoch: int, iterations: int):
         clock[0] += 1000
         for _ in range(iterations):
-            yield torch.zeros(1), torch.zeros(1)
+            yield Batch(torch.zeros(1), torch.zeros(1), ())
 
     assert epochs_within(10, make_state(), make_job(batches=slow_start)) == 85
 

@@ -4,48 +4,63 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from medseg.train.distributed import is_main_process, process_group
-from medseg.train.loop import average_gradients
+from medseg.train.distributed import agree, average_step, gather, is_main_process, process_group
 
 WORKER = """
 import os
 import sys
+from pathlib import Path
+
 import torch
 from torch import nn
+from medseg.data.loader import Batch
 from medseg.train.distributed import process_group
 from medseg.train.loop import Job, train
 from medseg.train.settings import Train
-from medseg.train.state import start_state
+from medseg.train.state import load_checkpoint, save_checkpoint, start_state
 
 torch.set_num_threads(1)
-cpu = torch.device("cpu")
-settings = Train(epochs=3, iterations_per_epoch=4, learning_rate=0.05)
+cpu, folder = torch.device("cpu"), Path(sys.argv[1])
 
 def loss(logits, label):
     return nn.functional.cross_entropy(logits, label)
 
-def run(rank, world):
+def run(rank, world, epochs=4, accumulate=1, origin=None, name=""):
     def batches(epoch, iterations):
         for iteration in range(iterations):
             source = torch.Generator().manual_seed(100 * epoch + iteration)
-            image = torch.randn((4, 1, 6, 5, 4), generator=source)
-            yield image[rank::world], (image[:, 0] > 0).long()[rank::world]
+            image = torch.randn((5, 1, 6, 5, 4), generator=source)  # 3 and 2 samples, or all 5
+            yield Batch(image[rank::world], (image[:, 0] > 0).long()[rank::world], ())
 
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv3d(1, 3, 3), nn.LeakyReLU(), nn.ConvTranspose3d(3, 2, 3))
+    settings = Train(epochs=4, iterations_per_epoch=4, learning_rate=0.05, accumulate=accumulate)
     state = start_state(network, settings, cpu, uses_scaler=False)
-    train(state, Job(settings, batches, loss, cpu, torch.float32, 3, 0))
-    torch.save(state.average, f"{sys.argv[1]}/{world}_{rank}.pt")
+    if origin:
+        load_checkpoint(origin, state, {})
+    class Enough(Exception):
+        pass
+    def stop(state, numbers):
+        if state.epoch == epochs:
+            raise Enough
+    try:
+        train(state, Job(settings, batches, loss, cpu, torch.float32, 3, 0), [stop])
+    except Enough:
+        pass
+    save_checkpoint(folder / f"{name}_{rank}.pt", state, {})
 
 if os.environ["RANK"] == "0":
-    run(0, 1)
+    run(0, 1, name="alone")
+    run(0, 1, epochs=2, name="half")
 with process_group(cpu) as share:
-    run(*share)
+    run(*share, name="pair")
+    run(*share, accumulate=2, name="parts")
+    run(*share, origin=folder / "half_0.pt", name="joined")
 """
 
 
@@ -55,9 +70,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_two_processes_train_the_same_weights_as_one(tmp_path: Path):
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict]:
+    """What one process, and two together, have trained."""
+    folder = tmp_path_factory.mktemp("ranks")
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, "-c", WORKER, str(tmp_path)]
+    command = [sys.executable, "-c", WORKER, str(folder)]
     started = [
         subprocess.Popen(command, env={**os.environ, **group, "RANK": rank}, stderr=subprocess.PIPE)
         for rank in "01"
@@ -65,10 +83,39 @@ def test_two_processes_train_the_same_weights_as_one(tmp_path: Path):
     for process in started:
         _, stderr = process.communicate(timeout=120)
         assert process.returncode == 0, stderr.decode()
-    alone, first, second = (torch.load(tmp_path / name) for name in ("1_0.pt", "2_0.pt", "2_1.pt"))
+    return lambda name: torch.load(folder / f"{name}.pt")
+
+
+def losses(checkpoint: dict) -> list[float]:
+    return [row["train/loss"] for row in checkpoint["history"]]
+
+
+def test_two_processes_train_the_same_weights_as_one(ended: Callable[[str], dict]):
+    alone, first, second = (ended(name)["average"] for name in ("alone_0", "pair_0", "pair_1"))
     for name, value in alone.items():
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_two_processes_have_the_loss_curve_of_one(ended: Callable[[str], dict]):
+    alone, pair = losses(ended("alone_0")), losses(ended("pair_1"))
+    assert pair == pytest.approx(alone, abs=1e-4) and len(alone) == 4
+    assert alone[3] < alone[0]  # a curve, not a line
+
+
+def test_batches_in_parts_on_two_processes_have_it_too(ended: Callable[[str], dict]):
+    assert losses(ended("parts_0")) == pytest.approx(losses(ended("alone_0")), abs=1e-4)
+
+
+def test_two_processes_go_on_where_one_was(ended: Callable[[str], dict]):
+    half, joined = losses(ended("half_0")), losses(ended("joined_1"))
+    assert joined[:2] == half and joined == pytest.approx(losses(ended("alone_0")), abs=1e-4)
+
+
+def test_both_count_the_patches_of_both(ended: Callable[[str], dict]):
+    assert torch.equal(ended("alone_0")["census"][-2:], torch.tensor([80, 80]))
+    assert torch.equal(ended("pair_1")["census"], ended("pair_0")["census"])
+    assert torch.equal(ended("pair_1")["census"][-2:], torch.tensor([80, 80]))
 
 
 def test_without_torchrun_there_is_one_rank(monkeypatch: pytest.MonkeyPatch):
@@ -84,9 +131,10 @@ def test_only_rank_0_writes(monkeypatch: pytest.MonkeyPatch):
     assert not is_main_process()
 
 
-def test_alone_gradients_stay_as_they_are():
+def test_alone_gradients_stay_as_they_are_and_values_are_ones_own():
     network = torch.nn.Linear(2, 1)
     network(torch.ones(1, 2)).backward()
     before = network.weight.grad.clone()
-    average_gradients(network)
+    assert float(average_step(network, torch.tensor(3.0), samples=7)) == 3
     assert torch.equal(network.weight.grad, before)
+    assert agree("mine") == "mine" and gather("mine") == ["mine"]
