@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import openvino
 import pytest
 import torch
 from torch import Tensor, nn
@@ -82,6 +81,8 @@ def slice_difference(name: str, options: dict[str, Any], edge: int) -> float:
 
 def export_difference(net: nn.Module, image: Tensor) -> float:
     """Largest difference between torch and OpenVINO on one image."""
+    import openvino
+
     net.eval()
     model = openvino.convert_model(net, example_input=image, input=list(image.shape))
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
