@@ -99,5 +99,7 @@ def translate_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _misfit(message: str) -> CheckpointError:
     return CheckpointError(
-        message, hint="give model.options.variant the variant of the weights, in 2D", code="MODEL_MISFIT"
+        message,
+        hint="make a 2D `segformer` of the weights' variant, on a grid of six levels",
+        code="MODEL_MISFIT",
     )
