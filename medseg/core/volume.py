@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from medseg.core.errors import GeometryError
 from medseg.core.geometry import Geometry
 
+IGNORED = 255  # class of voxels that count for nothing, where a label is a map of classes
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:

@@ -50,7 +50,7 @@ def bce_dice(
     for c in range(1, voxels.log_p.shape[1]):
         rest_BN = torch.cat([voxels.log_p[:, :c], voxels.log_p[:, c + 1 :]], 1).logsumexp(1)
         logit_BN = voxels.log_p[:, c] - rest_BN
-        target_BN = (voxels.label == c) * (1 - label_smoothing) + label_smoothing / 2
+        target_BN = (voxels.label == c).to(logit_BN.dtype) * (1 - label_smoothing) + label_smoothing / 2
         bce_CBN.append(functional.binary_cross_entropy_with_logits(logit_BN, target_BN, reduction="none"))
     bce = average_voxels(torch.stack(bce_CBN).mean(0), voxels, class_weights)
     return dice_weight * overlap + ce_weight * bce

@@ -25,11 +25,10 @@ def sum_ranks(local: Tensor) -> Tensor:
     total = local.detach().clone()
     dist.all_reduce(total)
     # The value is the total: the difference of equals is 0, and adds the gradient alone.
-    slope = dist.get_world_size() * (local - local.detach())
-    return total + slope
+    return total + (local - local.detach()) * dist.get_world_size()
 
 
 def divide_sums(total: Tensor, count: Tensor) -> Tensor:
-    """Return the global `total` over the global `count`, element by element; 0 where nothing was counted."""
+    """Return the global `total` over the global `count`, element by element; 0 / 0 is 0."""
     totals, counts = sum_ranks(torch.stack([total, count.to(total.dtype)]))
     return totals / torch.where(counts > 0, counts, 1)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-IGNORED = 255  # the losses' default `ignore_index`
+from medseg.core.volume import IGNORED
 
 
 def per_region(
@@ -15,8 +15,8 @@ def per_region(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the mean over regions of `loss`, for a head of one channel per region.
 
-    The sigmoid of z is the softmax of (0, z), so a region is a problem of two classes, outside and inside, and
-    every loss for classes is one for regions: `dice_ce` becomes Dice plus binary cross-entropy.
+    The sigmoid of z is the softmax of (0, z), so a region is a problem of two classes, outside and inside,
+    and every loss for classes is one for regions: `dice_ce` becomes Dice plus binary cross-entropy.
     `class_weights` are then those of outside and inside.
 
     Args:

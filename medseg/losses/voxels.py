@@ -96,7 +96,7 @@ def weigh_voxels(voxels: Voxels, class_weights: Sequence[float] | None) -> Tenso
 
 
 def foreground(voxels: Voxels) -> list[tuple[Tensor, Tensor]]:
-    """Return (B, N) probability and true mask of every class but background; ignored voxels are in no mask."""
+    """Return (B, N) probability and true mask of every class but background; no mask holds ignored voxels."""
     p_CBN = voxels.log_p[:, 1:].exp().unbind(1)
     return [(p_BN, (voxels.label == c) & voxels.valid) for c, p_BN in enumerate(p_CBN, 1)]
 

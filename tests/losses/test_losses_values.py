@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medseg.core.errors import ConfigError
 from medseg.losses import LOSSES
+from medseg.losses.overlap import soft_dice
 
 # Foreground probabilities; the true foreground is the square at the top left and the 0.2 beside it.
 PREDICTED = [[0.9, 0.8, 0.1, 0.0], [0.7, 0.6, 0.2, 0.1], [0.1, 0.3, 0.1, 0.0], [0.0, 0.1, 0.0, 0.0]]
@@ -31,10 +32,22 @@ def random_batch() -> tuple[Tensor, Tensor]:
     return torch.randn(2, 3, 4, 6, 5), torch.randint(0, 3, (2, 4, 6, 5))
 
 
-def test_dice_of_the_worked_example_is_2_times_3_2_over_9():
+def test_soft_dice_of_the_worked_example_is_2_times_3_2_over_9():
     # overlap 0.9 + 0.8 + 0.7 + 0.6 + 0.2 = 3.2, predicted 4.0, true 5
+    dice = soft_dice(torch.tensor(PREDICTED).flatten(), torch.tensor(FIVE_PIXELS).flatten() == 1)
+    assert dice.item() == pytest.approx(0.711, abs=5e-4)
+
+
+def test_soft_dice_takes_many_structures_at_once():
+    probabilities = torch.tensor([[0.5, 0.5], [0.0, 0.0]])
+    target = torch.tensor([[True, False], [False, False]])  # 1 / 2, and nothing where nothing is
+    assert soft_dice(probabilities, target).tolist() == pytest.approx([0.5, 1], abs=1e-4)
+
+
+def test_dice_loss_of_the_worked_example_is_what_its_function_of_probabilities_leaves():
     loss = LOSSES["dice"](two_classes(PREDICTED), torch.tensor([FIVE_PIXELS]))
-    assert 1 - loss.item() == pytest.approx(0.7111, abs=1e-4)
+    dice = soft_dice(torch.tensor(PREDICTED).flatten(), torch.tensor(FIVE_PIXELS).flatten() == 1)
+    assert 1 - loss.item() == pytest.approx(dice.item(), abs=1e-6)
 
 
 def test_dice_of_background_is_left_out_by_default():
