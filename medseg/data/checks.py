@@ -16,7 +16,7 @@ import numpy as np
 
 from medseg.core.errors import DataError, MedsegError
 from medseg.core.files import sha256_of, sha256_of_file
-from medseg.core.volume import to_canonical
+from medseg.core.volume import IGNORED, to_canonical
 from medseg.data.cases import Case
 from medseg.data.loading import load_case, tell_notes
 from medseg.data.settings import Data
@@ -35,7 +35,7 @@ class Record:
 
     Args:
         shape, spacing_mm: (3,) of the canonical grid, cropped to the non-zero box.
-        voxels: Voxel count per class, background first.
+        voxels: Voxel count per class, background first; ignored voxels are not counted.
         intensities: Per channel, a sorted sample of the foreground's values.
     """
 
@@ -147,7 +147,12 @@ def _describe(case: Case, settings: Data, seed: int) -> Record:
     image, grid = to_canonical(loaded.image.array, loaded.image.geometry)
     classes, _ = to_canonical(loaded.classes.array, loaded.image.geometry)
     start, stop = nonzero_box(image)
-    voxels = np.bincount(classes.ravel(), minlength=len(settings.labels) + 1)
+    n_classes = len(settings.labels) + 1
+    voxels = np.bincount(classes.ravel(), minlength=n_classes)[:n_classes]  # without ignored ones
+    if not voxels.any():
+        raise DataError(
+            "every voxel of the label is ignored", hint="label some, or take it out", code="LABEL_IGNORED"
+        )
     warnings = [*case.warnings, *tell_notes(notes)]
     if voxels[1:].sum() == 0:
         warnings.append(("LABEL_EMPTY", "the label holds background only"))
@@ -198,7 +203,7 @@ def nonzero_box(image: np.ndarray[Any, Any]) -> tuple[tuple[int, ...], tuple[int
 def _sample_foreground(
     image: np.ndarray[Any, Any], classes: np.ndarray[Any, Any], seed: int
 ) -> tuple[tuple[float, ...], ...]:
-    where = np.flatnonzero(classes)
+    where = np.flatnonzero((classes > 0) & (classes != IGNORED))
     if where.size > SAMPLES:
         where = np.random.default_rng([seed, where.size]).choice(where, SAMPLES, replace=False)
     return tuple(tuple(np.sort(channel.ravel()[where]).astype(float).tolist()) for channel in image)

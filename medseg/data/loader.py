@@ -98,8 +98,8 @@ def draw_centre(
     """Draw the voxel at a patch's middle.
 
     On foreground: a voxel of a random present class. Otherwise uniform over the positions at which
-    the patch lies inside the case; an axis shorter than the patch is centred. In 2D on a volume the
-    last axis picks the slice.
+    the patch lies inside the case, or over labelled voxels where some are ignored; an axis shorter than
+    the patch is centred. In 2D on a volume the last axis picks the slice.
     """
     shape, patch = np.array(case.shape), np.array(plan.patch)
     half = patch // 2
@@ -108,6 +108,8 @@ def draw_centre(
         labels = sorted(case.points)
         points = case.points[labels[int(rng.integers(len(labels)))]]
         centre = points[int(rng.integers(len(points)))].astype(np.int64)
+    elif case.labelled is not None:
+        centre = case.labelled[int(rng.integers(len(case.labelled)))].astype(np.int64)
     else:
         centre = rng.integers(half, np.maximum(last, half) + 1)
     # Keep the patch inside; where the case is shorter than the patch, centre it.

@@ -1,7 +1,7 @@
 """Read one case whole: channels stacked on one grid, label values brought to classes.
 
 Stored values may be anything ({0, 205, 420}); inside, *classes* are 0 (background), 1, 2, ... in
-ascending order of the stored values. `class_values` maps back.
+ascending order of the stored values. `class_values` maps back. Voxels of the ignore label are class 255.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.core.errors import DataError, GeometryError
-from medseg.core.volume import Labels, Volume
+from medseg.core.volume import IGNORED, Labels, Volume
 from medseg.data.cases import Case
 from medseg.data.settings import Data
 from medseg.io import read_labels, read_volume
@@ -108,6 +108,8 @@ def to_classes(stored: NDArray[Any], settings: Data) -> NDArray[np.uint8]:
         DataError: LABEL_VALUE, where a value is neither mapped nor listed.
     """
     class_of = {value: index for index, value in enumerate(class_values(settings))}
+    if settings.ignore_label is not None:
+        class_of[settings.ignore_label] = IGNORED
     values, counts = _count_values(stored)
     mapped = [_map_value(int(value), settings) for value in values]
     unknown = [
@@ -155,4 +157,26 @@ def _map_value(value: int, settings: Data) -> int:
 
 def to_stored(classes: NDArray[Any], settings: Data) -> NDArray[np.uint16]:
     """Map classes back to stored label values."""
-    return np.asarray(np.array(class_values(settings), np.uint16)[classes])
+    table = np.zeros(IGNORED + 1, np.uint16)
+    table[: len(settings.labels) + 1] = class_values(settings)
+    table[IGNORED] = settings.ignore_label or table[IGNORED]
+    return np.asarray(table[classes])
+
+
+def output_names(settings: Data) -> list[str]:
+    """Return what a network's outputs are scored as: the regions, or the labels without background."""
+    if settings.regions:
+        return [region.name for region in settings.regions]
+    return [settings.labels[value] for value in sorted(settings.labels)]
+
+
+def region_classes(settings: Data) -> list[tuple[int, ...]]:
+    """Return the classes that each region covers; empty where labels exclude each other."""
+    values = class_values(settings)
+    return [tuple(values.index(value) for value in region.covers) for region in settings.regions]
+
+
+def region_paints(settings: Data) -> list[int]:
+    """Return the class that each region paints, in the order of painting."""
+    values = class_values(settings)
+    return [values.index(region.paints) for region in settings.regions]

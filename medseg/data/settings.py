@@ -61,6 +61,20 @@ class Channel(Settings):
         return self
 
 
+class Region(Settings):
+    """A structure that may overlap others; the network decides on each alone, by a sigmoid.
+
+    Args:
+        name: For metrics.
+        covers: Stored values of the labels that lie in it.
+        paints: Stored value that is written where it is found: one of those.
+    """
+
+    name: str
+    covers: tuple[int, ...]
+    paints: int
+
+
 class Data(Settings):
     """What the cohort holds."""
 
@@ -69,6 +83,8 @@ class Data(Settings):
     label_map: dict[int | Literal["nonzero"], int] = Field(
         default={}
     )  # source value -> stored value, applied first
+    regions: tuple[Region, ...] = ()  # painted in this order, later ones on top; none: labels as they are
+    ignore_label: int | None = None  # stored value of voxels that nobody labelled: they count for nothing
     label_pattern: str = "*mask*"  # which file of a patient folder is the label
     rois: dict[str, int] = Field(
         default={}
@@ -96,13 +112,48 @@ class Data(Settings):
             raise ValueError("two labels have the same name")
         if len(self.labels) > 254:
             raise ValueError("at most 254 labels")
-        if stray := set(self.label_map.values()) - set(self.labels) - {0}:
+        if stray := set(self.label_map.values()) - set(self.labels) - {0, self.ignore_label}:
             raise ValueError(f"`label_map` maps to {sorted(stray)}, which `labels` does not list")
         return self
 
     @model_validator(mode="after")
+    def _ignore_label_is_usable(self) -> Data:
+        value = self.ignore_label
+        if value is None:
+            return self
+        if value in self.labels or not 0 < value <= 65535:
+            raise ValueError("`ignore_label` needs a value from 1 to 65535 that `labels` does not list")
+        if "nonzero" in self.label_map and value not in self.label_map.values():
+            raise ValueError(f"`label_map` maps every value but 0: add what becomes `ignore_label`, {value}")
+        return self
+
+    @model_validator(mode="after")
+    def _regions_paint_the_labels(self) -> Data:
+        if len({region.name for region in self.regions}) < len(self.regions):
+            raise ValueError("two regions have the same name")
+        painted = dict.fromkeys(self.labels, 0)
+        for region in self.regions:
+            if stray := {region.paints, *region.covers} - set(self.labels):
+                raise ValueError(f"region `{region.name}` names {sorted(stray)}: not in `labels`")
+            if region.paints not in region.covers:
+                raise ValueError(f"region `{region.name}` paints {region.paints}, which it does not cover")
+            painted |= dict.fromkeys(region.covers, region.paints)
+        if self.regions and (wrong := [value for value in painted if painted[value] != value]):
+            value = wrong[0]
+            last = f"the last region that covers it paints {painted[value]}"
+            raise ValueError(
+                f"`regions` never paint label {value}: {last if painted[value] else 'none covers it'}"
+            )
+        return self
+
+    @property
+    def n_outputs(self) -> int:
+        """Channels of a network's output: one per region, or one per label and one for background."""
+        return len(self.regions) or len(self.labels) + 1
+
+    @model_validator(mode="after")
     def _dicom_is_usable(self) -> Data:
-        if stray := set(self.rois.values()) - set(self.labels) - set(self.label_map):
+        if stray := set(self.rois.values()) - set(self.labels) - set(self.label_map) - {self.ignore_label}:
             raise ValueError(f"`rois` maps to {sorted(stray)}, which neither `labels` nor `label_map` lists")
         for name, codes in (("codes", self.codes), ("code_categories", self.code_categories)):
             if stray := set(codes) - set(self.labels):

@@ -1,10 +1,10 @@
 """Preprocessed cases on disk: patches are read without decoding whole volumes.
 
     store/<id>/image.b2nd       (C, I, J, K) float16, canonical axes, compressed in blocks
-    store/<id>/label.b2nd       (I, J, K) uint8 classes
+    store/<id>/label.b2nd       (I, J, K) uint8 classes, 255 where ignored
     store/<id>/reference.nii.gz the label on the scan's own grid (.png for pictures): what masks are
                                 compared with, and the header they are written with
-    store/<id>/case.json        key, placement, foreground points
+    store/<id>/case.json        key, placement, points to centre patches on
 
 A case's folder appears whole or not at all, and its bytes depend on nothing but the input and the
 settings, so a killed and repeated run ends with the same bytes. `key` hashes both: a repeated run
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from medseg.core.errors import DataError
 from medseg.core.files import atomic_path, make_folder, read_json, write_json
 from medseg.core.geometry import Geometry
-from medseg.core.volume import Labels
+from medseg.core.volume import IGNORED, Labels
 from medseg.data.preprocess import Placement
 from medseg.io import mask_suffix, write_labels
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 BLOCK = 32  # edge of a compressed block in voxels: a patch touches few of them, each still packs well
 ARRAYS = ("image.b2nd", "label.b2nd")
-POINTS = 500  # foreground voxels kept per class, to centre patches on
+POINTS = 500  # voxels kept per class, to centre patches on
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,16 @@ class StoredCase:
     @cached_property
     def points(self) -> dict[int, NDArray[np.int64]]:
         """Per class that is present, (N, 3) voxels of it."""
-        shape = self.entry["placement"]["grid"]["shape"]
-        stored = self.entry["points"].items()
-        return {int(label): np.stack(np.unravel_index(flat, shape), axis=1) for label, flat in stored}
+        return {int(label): self._unravel(flat) for label, flat in self.entry["points"].items()}
+
+    @cached_property
+    def labelled(self) -> NDArray[np.int64] | None:
+        """(N, 3) voxels that are not ignored, background included; None where no voxel is ignored."""
+        flat = self.entry.get("labelled")
+        return self._unravel(flat) if flat else None
+
+    def _unravel(self, flat: list[int]) -> NDArray[np.int64]:
+        return np.stack(np.unravel_index(flat, self.entry["placement"]["grid"]["shape"]), axis=1)
 
 
 GRIDS = ("original", "canonical", "grid")
@@ -125,7 +132,7 @@ def write_case(
         _write_array(temporary / "image.b2nd", image)
         _write_array(temporary / "label.b2nd", label)
         write_labels(temporary / f"reference{mask_suffix(like)}", reference, like)
-        entry = {"key": key, "placement": _describe(placement), "points": _foreground_points(label)}
+        entry = {"key": key, "placement": _describe(placement), **_list_points(label)}
         write_json(temporary / "case.json", entry, compact=True)
         if folder.exists():
             shutil.rmtree(folder)
@@ -139,15 +146,25 @@ def _describe(placement: Placement) -> dict[str, Any]:
     return {**grids, "start": placement.start, "stop": placement.stop}
 
 
-def _foreground_points(label: NDArray[np.uint8]) -> dict[str, list[int]]:
-    """Return, per class, flat indices of a fixed random sample of its voxels."""
-    points = {}
-    for value in np.flatnonzero(np.bincount(label.ravel(), minlength=1))[int((label == 0).any()) :]:
-        where = np.flatnonzero(label == value)
-        if where.size > POINTS:
-            where = np.sort(np.random.default_rng(int(value)).choice(where, POINTS, replace=False))
-        points[str(value)] = where.tolist()
-    return points
+def _list_points(label: NDArray[np.uint8]) -> dict[str, Any]:
+    """Return flat indices of a fixed random sample of voxels, per foreground class.
+
+    Where some voxels are ignored also of all others together: of sparse labels most patches would else
+    teach nothing.
+    """
+    present = np.flatnonzero(np.bincount(label.ravel(), minlength=IGNORED + 1)).tolist()
+    foreground = [value for value in present if 0 < value < IGNORED]
+    found: dict[str, Any] = {"points": {str(v): _draw_points(label == v, v) for v in foreground}}
+    if IGNORED in present:
+        found["labelled"] = _draw_points(label != IGNORED, IGNORED)
+    return found
+
+
+def _draw_points(mask: NDArray[np.bool_], seed: int) -> list[int]:
+    where = np.flatnonzero(mask)
+    if where.size > POINTS:
+        where = np.sort(np.random.default_rng(seed).choice(where, POINTS, replace=False))
+    return [int(index) for index in where]
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> None:

@@ -156,7 +156,7 @@ def _load_network(file: Path, builder: Builder, plan: Plan, data: Data) -> nn.Mo
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    network = build_network(builder, plan, len(data.channels), len(data.labels) + 1)
+    network = build_network(builder, plan, len(data.channels), data.n_outputs)
     try:
         network.load_state_dict(load_file(file))
     except (SafetensorError, RuntimeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,32 @@ def restore_classes(logits_CIJK: NDArray[np.float32], placement: Placement) -> N
     """Return the (I, J, K) class map on the scan's own grid; outside the kept box it is background."""
     classes = argmax_resampled(logits_CIJK, placement.box_shape, orders=placement.linear_orders)
     return _place(np.asarray(classes, np.uint8), placement, fill=0)
+
+
+def restore_regions(
+    logits_RIJK: NDArray[np.float32], placement: Placement, paints: Sequence[int]
+) -> NDArray[np.uint8]:
+    """Return the (I, J, K) class map that overlapping regions paint, on the scan's own grid.
+
+    Args:
+        logits_RIJK: One channel per region; above 0 (probability 0.5) a voxel lies in it.
+        placement: The way back.
+        paints: The class that each region paints; later ones on top.
+    """
+    classes = np.zeros(placement.box_shape, np.uint8)
+    for logit_IJK, value in zip(logits_RIJK, paints, strict=True):
+        classes[_resample_linear(logit_IJK[None], placement)[0] > 0] = value
+    return _place(classes, placement, fill=0)
+
+
+def restore_region_probabilities(
+    logits_RIJK: NDArray[np.float32], placement: Placement
+) -> NDArray[np.float32]:
+    """Return (R, I, J, K) probabilities of overlapping regions on the scan's own grid; outside the box 0."""
+    from scipy.special import expit
+
+    probabilities = expit(_resample_linear(logits_RIJK, placement))
+    return np.stack([_place(channel, placement, fill=0) for channel in probabilities])
 
 
 def restore_probabilities(logits_CIJK: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:

@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 
 from medseg.core.select import select
 from medseg.core.volume import Labels
-from medseg.data.loading import to_stored
+from medseg.data.loading import region_paints, to_stored
 from medseg.data.preprocess import Placement
 from medseg.inference.model import TrainedModel
 from medseg.inference.predict import choose_window_batch, predict_logits
-from medseg.inference.restore import restore_classes, restore_probabilities
+from medseg.inference.restore import (
+    restore_classes,
+    restore_probabilities,
+    restore_region_probabilities,
+    restore_regions,
+)
 from medseg.inference.settings import Infer
 from medseg.postprocess import POSTPROCESS, apply
 
@@ -37,7 +42,7 @@ class Segmenter:
         ]
 
     def predict(self, image_CIJK: NDArray[np.float16]) -> NDArray[np.float32]:
-        """Return (classes, I, J, K) logits on the preprocessed grid."""
+        """Return (outputs, I, J, K) logits on the preprocessed grid."""
         plan = self.model.plan
         image = torch.from_numpy(image_CIJK.astype(np.float32)).to(self.device)
         run = partial(predict_logits, self.model.networks, image, plan.patch, dims=plan.dims)
@@ -52,9 +57,16 @@ class Segmenter:
     def segment(
         self, image_CIJK: NDArray[np.float16], placement: Placement, *, with_probabilities: bool = False
     ) -> tuple[Labels, NDArray[Any] | None]:
-        """Return stored label values on the scan's grid, and (C, I, J, K) probabilities if asked for."""
-        logits = self.predict(image_CIJK)
-        stored = to_stored(restore_classes(logits, placement), self.model.data)
-        stored = np.asarray(apply(self._steps, stored, placement.original))
-        probabilities = restore_probabilities(logits, placement) if with_probabilities else None
-        return Labels(stored, placement.original), probabilities
+        """Return stored label values on the scan's grid, and (C, I, J, K) probabilities if asked for.
+
+        Probabilities are those of background and labels, or of the regions where these overlap.
+        """
+        logits, data = self.predict(image_CIJK), self.model.data
+        if data.regions:
+            restore = restore_region_probabilities
+            classes = restore_regions(logits, placement, region_paints(data))
+        else:
+            restore = restore_probabilities
+            classes = restore_classes(logits, placement)
+        stored = np.asarray(apply(self._steps, to_stored(classes, data), placement.original))
+        return Labels(stored, placement.original), restore(logits, placement) if with_probabilities else None

@@ -10,13 +10,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from medseg.core.volume import IGNORED
 from medseg.data.plan import Plan
 from medseg.data.store import StoredCase
 from medseg.inference.predict import choose_window_batch, predict_logits
 
 
 def make_validation(
-    cases: Sequence[StoredCase], plan: Plan, names: Sequence[str], *, count: int, overlap: float
+    cases: Sequence[StoredCase],
+    plan: Plan,
+    names: Sequence[str],
+    *,
+    count: int,
+    overlap: float,
+    regions: Sequence[Sequence[int]] = (),
 ) -> Callable[[nn.Module], dict[str, float]] | None:
     """Return a function that scores a network on `count` of the cases, or None for none.
 
@@ -26,9 +33,10 @@ def make_validation(
     Args:
         cases: Held-out cases; the chosen ones are spread evenly over them.
         plan: Patch and dimensions.
-        names: Of the foreground classes, in order.
+        names: Of the foreground classes, in order, or of the regions.
         count: How many cases to score.
         overlap: Of neighbouring windows.
+        regions: The classes that each output covers, where outputs are overlapping regions.
     """
     count = min(count, len(cases))
     if not count:
@@ -44,20 +52,36 @@ def make_validation(
             logits = predict_logits(
                 [network], image, plan.patch, dims=plan.dims, overlap=overlap, window_batch=batch
             )
-            overlaps += count_overlaps(logits.argmax(0).cpu().numpy(), np.asarray(case.label[:]), len(names))
+            reference = np.asarray(case.label[:])
+            if regions:
+                overlaps += count_region_overlaps((logits > 0).cpu().numpy(), reference, regions)
+            else:
+                overlaps += count_overlaps(logits.argmax(0).cpu().numpy(), reference, len(names))
         return summarise_overlaps(overlaps, names)
 
     return validate
 
 
 def count_overlaps(predicted: NDArray[Any], reference: NDArray[Any], n_labels: int) -> NDArray[np.float64]:
-    """Return (2, labels): sizes of the intersections, and sums of both sizes."""
+    """Return (2, labels): sizes of the intersections, and sums of both sizes; ignored voxels are left out."""
     length = n_labels + 1
-    both = np.bincount(predicted[predicted == reference].ravel(), minlength=length)
-    sizes = np.bincount(predicted.ravel(), minlength=length) + np.bincount(
-        reference.ravel(), minlength=length
-    )
+    counts = reference != IGNORED
+    predicted, reference = predicted[counts], reference[counts]
+    both = np.bincount(predicted[predicted == reference], minlength=length)
+    sizes = np.bincount(predicted, minlength=length) + np.bincount(reference, minlength=length)
     return np.stack([both[1:], sizes[1:]]).astype(float)
+
+
+def count_region_overlaps(
+    predicted_RIJK: NDArray[np.bool_], reference: NDArray[Any], regions: Sequence[Sequence[int]]
+) -> NDArray[np.float64]:
+    """Return (2, regions) as `count_overlaps` does, of masks that may overlap."""
+    counts = reference != IGNORED
+    columns = []
+    for mask, classes in zip(predicted_RIJK, regions, strict=True):
+        predicted, true = mask[counts], np.isin(reference[counts], classes)
+        columns.append([np.count_nonzero(predicted & true), predicted.sum() + true.sum()])
+    return np.array(columns, float).T
 
 
 def summarise_overlaps(overlaps: NDArray[np.float64], names: Sequence[str]) -> dict[str, float]:

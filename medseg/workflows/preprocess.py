@@ -123,7 +123,7 @@ def _make_key(record: Record, plan: Plan, data: Data) -> str:
             preprocessing_key(plan, class_values(data)),
             record.input_sha256,
             record.label_sha256,
-            data.model_dump(mode="json", include={"label_map"}),
+            data.model_dump(mode="json", include={"label_map", "ignore_label"}, exclude_none=True),
         ]
     )
 

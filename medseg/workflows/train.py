@@ -15,11 +15,12 @@ from medseg.core.errors import ConfigError
 from medseg.core.files import make_folder, read_json, sha256_of, sha256_of_file, write_csv, write_json
 from medseg.core.select import select
 from medseg.data.loader import Patches, open_loader
+from medseg.data.loading import output_names, region_classes
 from medseg.data.plan import Plan
 from medseg.data.store import StoredCase
 from medseg.inference.model import SUMS, find_model, load_model
 from medseg.inference.network import build_network, choose_device, copy_weights
-from medseg.losses import LOSSES, deep_supervised
+from medseg.losses import LOSSES, deep_supervised, per_region
 from medseg.models import MODELS
 from medseg.postprocess import POSTPROCESS
 from medseg.tracking.store import Tracker
@@ -126,7 +127,7 @@ def _set_up(
     torch.manual_seed(config.seed * 1_000_003 + 7919 * fold.number)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    network = build_network(config.model, fold.plan, len(config.data.channels), len(config.data.labels) + 1)
+    network = build_network(config.model, fold.plan, len(config.data.channels), config.data.n_outputs)
     if init_from:
         copy_weights(load_model(init_from, device).networks[0], network)
     dtype = choose_precision(config.train.amp, device)
@@ -145,7 +146,9 @@ def _set_up(
     )
     workers = LOADER_WORKERS_GPU if device.type == "cuda" else 0
     batches = open_loader(patches, batch_size=batch, workers=workers, share=share, pin=device.type == "cuda")
-    loss = deep_supervised(select("loss", LOSSES, config.loss.name, config.loss.options))
+    loss = select("loss", LOSSES, config.loss.name, config.loss.options)
+    regions = region_classes(config.data)
+    loss = deep_supervised(per_region(loss, regions) if regions else loss)
     job = Job(
         settings=config.train,
         batches=batches,
@@ -157,9 +160,10 @@ def _set_up(
         validate=make_validation(
             fold.validation,
             fold.plan,
-            [config.data.labels[value] for value in sorted(config.data.labels)],
+            output_names(config.data),
             count=config.train.validate_cases,
             overlap=config.infer.overlap,
+            regions=regions,
         ),
     )
     return state, job

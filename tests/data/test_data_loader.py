@@ -30,8 +30,8 @@ def patches(cases):
 class Stub:
     """A case of a shape with foreground points, without files."""
 
-    def __init__(self, shape, points=None):
-        self.shape, self.points = shape, points or {}
+    def __init__(self, shape, points=None, labelled=None):
+        self.shape, self.points, self.labelled = shape, points or {}, labelled
 
 
 def collect(patches, epoch, iterations=3, **options):
