@@ -19,6 +19,10 @@ def evaluate(
     labels: Annotated[
         str | None, typer.Option("--labels", help="Label values, such as 1,2.", show_default=False)
     ] = None,
+    ignore_label: Annotated[
+        int | None,
+        typer.Option("--ignore-label", help="Value of the reference to leave out.", show_default=False),
+    ] = None,
     nsd_tolerance_mm: Annotated[float, typer.Option("--nsd-tolerance-mm", help="Tolerance of NSD.")] = 1.0,
     json: o.Json = False,
     verbose: o.Verbose = 0,
@@ -34,8 +38,16 @@ def evaluate(
 
         progress = make_progress(quiet=quiet)
         pairs = pair_files(reference, predicted, report)
-        values = _parse_labels(labels) if labels else find_labels(pairs)
-        work(pairs, values, out, progress=progress, report=report, nsd_tolerance_mm=nsd_tolerance_mm)
+        values = _parse_labels(labels) if labels else find_labels(pairs, ignore_label)
+        work(
+            pairs,
+            values,
+            out,
+            progress=progress,
+            report=report,
+            nsd_tolerance_mm=nsd_tolerance_mm,
+            ignore_label=ignore_label,
+        )
         for label, row in report.extra["metrics"]["labels"].items():
             progress.say(f"label {label}: Dice {row['dice']}, HD95 {row['hd95_mm']} mm, n {row['n']}")
         progress.say(summarise(report))

@@ -134,9 +134,7 @@ class Data(Settings):
         painted = dict.fromkeys(self.labels, 0)
         for region in self.regions:
             if stray := {region.paints, *region.covers} - set(self.labels):
-                raise ValueError(
-                    f"region `{region.name}` names {sorted(stray)}, which `labels` does not list"
-                )
+                raise ValueError(f"region `{region.name}` names {sorted(stray)}: not in `labels`")
             if region.paints not in region.covers:
                 raise ValueError(f"region `{region.name}` paints {region.paints}, which it does not cover")
             painted |= dict.fromkeys(region.covers, region.paints)

@@ -153,11 +153,8 @@ def _list_points(label: NDArray[np.uint8]) -> dict[str, Any]:
     teach nothing.
     """
     present = np.flatnonzero(np.bincount(label.ravel(), minlength=IGNORED + 1)).tolist()
-    found: dict[str, Any] = {
-        "points": {
-            str(value): _draw_points(label == value, value) for value in present if 0 < value < IGNORED
-        }
-    }
+    foreground = [value for value in present if 0 < value < IGNORED]
+    found: dict[str, Any] = {"points": {str(v): _draw_points(label == v, v) for v in foreground}}
     if IGNORED in present:
         found["labelled"] = _draw_points(label != IGNORED, IGNORED)
     return found

@@ -62,11 +62,10 @@ class Segmenter:
         Probabilities are those of background and labels, or of the regions where these overlap.
         """
         logits, data = self.predict(image_CIJK), self.model.data
+        restore = restore_region_probabilities if data.regions else restore_probabilities
         if data.regions:
-            restore = restore_region_probabilities
             classes = restore_regions(logits, placement, region_paints(data))
         else:
-            restore = restore_probabilities
             classes = restore_classes(logits, placement)
         stored = np.asarray(apply(self._steps, to_stored(classes, data), placement.original))
         return Labels(stored, placement.original), restore(logits, placement) if with_probabilities else None

@@ -47,24 +47,20 @@ def component_dice_ce(
         label_smoothing: Of the cross-entropy.
     """
     voxels = compare(logits_BC, label_B, ignore_index)
-    overlap = average_dice(
+    dice = average_dice(
         voxels, class_weights=class_weights, batch_dice=batch_dice, include_background=False, smooth=smooth
     )
     nll_BN = smooth_nll(voxels, label_smoothing)
-    whole = dice_weight * overlap + ce_weight * average_voxels(nll_BN, voxels, class_weights)
-    weight_C = weigh_classes(class_weights, voxels.log_p)
+    whole = dice_weight * dice + ce_weight * average_voxels(nll_BN, voxels, class_weights)
     weight_BN = weigh_voxels(voxels, class_weights)
     total, count = whole.new_zeros(()), whole.new_zeros(())
-    for weight_of_class, (p_BN, inside_BN) in zip(weight_C[1:], foreground(voxels)):
+    for weight, (p_BN, inside_BN) in zip(weigh_classes(class_weights, voxels.log_p)[1:], foreground(voxels)):
         cell_BN, n = nearest_components(inside_BN, label_B.shape)
         cell_BN = torch.where(voxels.valid, cell_BN, -1)
-        shared, predicted, size, ce, weight = (
-            _sum_cells(values_BN, cell_BN, n)
-            for values_BN in (p_BN * inside_BN, p_BN, inside_BN, nll_BN * weight_BN, weight_BN)
-        )
-        dice = 1 - dice_of(Overlap(shared, predicted, size), smooth)
-        part = dice_weight * dice + ce_weight * ce / torch.where(weight > 0, weight, 1)
-        total, count = total + weight_of_class * part.sum(), count + weight_of_class * n
+        overlap = Overlap(*(_sum_cells(x_BN, cell_BN, n) for x_BN in (p_BN * inside_BN, p_BN, inside_BN)))
+        ce, seen = (_sum_cells(x_BN, cell_BN, n) for x_BN in (nll_BN * weight_BN, weight_BN))
+        parts = dice_weight * (1 - dice_of(overlap, smooth)) + ce_weight * ce / torch.where(seen > 0, seen, 1)
+        total, count = total + weight * parts.sum(), count + weight * n
     return whole + component_weight * divide_sums(total, count)
 
 

@@ -1,6 +1,6 @@
 """How good a mask is. A metric is `(pair, *, options) -> {value name: number or None}`."""
 
-from medseg.metrics.case import CaseMetrics, LabelMetrics, Metric, evaluate_case
+from medseg.metrics.case import CaseMetrics, LabelMetrics, Metric, evaluate_case, hide_ignored
 from medseg.metrics.overlap import dice, iou, precision, recall, volume
 from medseg.metrics.pair import Pair
 from medseg.metrics.summary import rows, summarise
@@ -16,4 +16,14 @@ METRICS: dict[str, Metric] = {
     "nsd": nsd,
 }
 
-__all__ = ["METRICS", "CaseMetrics", "LabelMetrics", "Metric", "Pair", "evaluate_case", "rows", "summarise"]
+__all__ = [
+    "METRICS",
+    "CaseMetrics",
+    "LabelMetrics",
+    "Metric",
+    "Pair",
+    "evaluate_case",
+    "hide_ignored",
+    "rows",
+    "summarise",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +57,8 @@ def evaluate_case(
     metrics: Mapping[str, Metric],
     *,
     case_id: str = "",
+    regions: Mapping[str, Sequence[int]] | None = None,
+    ignore_label: int | None = None,
 ) -> CaseMetrics:
     """Evaluate each label of one case.
 
@@ -67,6 +69,8 @@ def evaluate_case(
         labels: Label value (>= 1) -> name.
         metrics: Name -> metric with its options bound, as `select` returns it.
         case_id: Kept for `rows`.
+        regions: Name -> values of `labels` that together are one structure.
+        ignore_label: Value of the reference whose voxels count for nothing, in the prediction too.
 
     Raises:
         GeometryError: The grids differ.
@@ -75,24 +79,42 @@ def evaluate_case(
     check_grid(reference, predicted, spacing_mm)
     if min(labels, default=1) < 1:
         raise DataError(f"labels are >= 1, not {min(labels)}; 0 is background", code="LABEL_INVALID")
+    n_voxels = reference.size
+    if ignore_label is not None:
+        n_voxels -= int(np.count_nonzero(reference == ignore_label))
+        reference, predicted = hide_ignored(reference, predicted, ignore_label)
     boxes = _find_boxes(reference, predicted, labels)
     found, overlaps = {}, []
     for value, name in labels.items():
         box = boxes[value]
         pair = Pair(reference[box] == value, predicted[box] == value, spacing_mm)
         overlaps.append(iou(pair)["iou"])
-        values = {
-            key: _defined(number) for metric in metrics.values() for key, number in metric(pair).items()
-        }
-        found[value] = LabelMetrics(name, pair.state, values)
+        found[value] = _measure(pair, name, metrics)
+    groups = {}
+    for name, values in (regions or {}).items():
+        box = joint_box([boxes[value] for value in values if boxes[value][0].stop], reference.shape)
+        inside = [np.isin(labels_IJK[box], values) for labels_IJK in (reference, predicted)]
+        groups[name] = _measure(Pair(inside[0], inside[1], spacing_mm), name, metrics)
     defined = [overlap for overlap in overlaps if overlap is not None]
     return CaseMetrics(
         case_id=case_id,
         labels=found,
         miou=sum(defined) / len(defined) if defined else None,
-        pixel_accuracy=_measure_accuracy(reference, predicted, labels, boxes),
+        pixel_accuracy=_measure_accuracy(reference, predicted, boxes, n_voxels),
         options={name: _read_options(metric) for name, metric in metrics.items()},
+        regions=groups,
     )
+
+
+def hide_ignored(reference: LabelMap, predicted: LabelMap, ignore_label: int) -> tuple[LabelMap, LabelMap]:
+    """Return both maps with background where the reference has the ignore label."""
+    is_ignored = reference == ignore_label
+    return np.where(is_ignored, 0, reference), np.where(is_ignored, 0, predicted)
+
+
+def _measure(pair: Pair, name: str, metrics: Mapping[str, Metric]) -> LabelMetrics:
+    values = {key: _defined(number) for metric in metrics.values() for key, number in metric(pair).items()}
+    return LabelMetrics(name, pair.state, values)
 
 
 def _find_boxes(reference: LabelMap, predicted: LabelMap, labels: Mapping[int, str]) -> dict[int, Box]:
@@ -108,16 +130,18 @@ def _find_boxes(reference: LabelMap, predicted: LabelMap, labels: Mapping[int, s
 
 
 def _measure_accuracy(
-    reference: LabelMap, predicted: LabelMap, labels: Mapping[int, str], boxes: Mapping[int, Box]
-) -> float:
-    """Return the share of voxels that agree; outside all boxes both are background."""
+    reference: LabelMap, predicted: LabelMap, boxes: Mapping[int, Box], n_voxels: int
+) -> float | None:
+    """Return the share of `n_voxels` voxels that agree; outside all boxes both are background."""
+    if not n_voxels:
+        return None
     filled = [box for box in boxes.values() if box[0].stop]
     box = joint_box(filled, reference.shape)
     inside_reference, inside_predicted = reference[box], predicted[box]
     wrong = inside_reference != inside_predicted
     pairs = np.stack([inside_reference[wrong], inside_predicted[wrong]])
-    pairs[~np.isin(pairs, list(labels))] = 0
-    return 1 - int(np.count_nonzero(pairs[0] != pairs[1])) / reference.size
+    pairs[~np.isin(pairs, list(boxes))] = 0
+    return 1 - int(np.count_nonzero(pairs[0] != pairs[1])) / n_voxels
 
 
 def _defined(number: float | None) -> float | None:

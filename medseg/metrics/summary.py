@@ -29,6 +29,8 @@ DEFINITIONS = {
 def summarise(cases: Sequence[CaseMetrics]) -> dict[str, Any]:
     """Return the "metrics" object of a report: mean, labels, definitions; six digits, None for undefined.
 
+    Where the cases have regions, "regions" holds them as "labels" holds labels; no mean counts them.
+
     Raises:
         ConfigError: The cases were evaluated with different options.
     """
@@ -53,11 +55,14 @@ def summarise(cases: Sequence[CaseMetrics]) -> dict[str, Any]:
     mean["pixel_accuracy_se"] = _standard_error(case.pixel_accuracy for case in cases)
     used = {name: dict(chosen) for name, chosen in options[0].items() if chosen} if options else {}
     summary = {"mean": mean, "labels": labels, "definitions": {**DEFINITIONS, "options": used}}
+    if names := list(dict.fromkeys(name for case in cases for name in case.regions)):
+        groups = [[case.regions[name] for case in cases if name in case.regions] for name in names]
+        summary["regions"] = {name: _summarise_label(group) for name, group in zip(names, groups)}
     return {key: _rounded(part) for key, part in summary.items()}
 
 
 def rows(cases: Iterable[CaseMetrics]) -> list[dict[str, Any]]:
-    """Return one flat row per case and label: id, label, name, state, then the values."""
+    """Return one flat row per case and label or "region": id, label, name, state, then the values."""
     return [
         {
             "id": case.case_id,
@@ -67,7 +72,7 @@ def rows(cases: Iterable[CaseMetrics]) -> list[dict[str, Any]]:
             **_rounded(label.values),
         }
         for case in cases
-        for value, label in case.labels.items()
+        for value, label in [*case.labels.items(), *(("region", group) for group in case.regions.values())]
     ]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.core.volume import Volume
+from medseg.metrics import hide_ignored
 from medseg.tracking.planes import Panel, cut_panels
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def draw_overlay(
     *,
     window: tuple[float, float] | None = None,
     channel: int = 0,
+    ignore_label: int | None = None,
 ) -> bytes:
     """Return a PNG with the contours of both label maps on the slices where the reference is largest.
 
@@ -62,7 +64,11 @@ def draw_overlay(
         names: Name of each label; of more than four, the largest four are drawn.
         window: Values shown as black and white; by default the 0.5 and 99.5 percentile of what is shown.
         channel: The channel that is shown as grey values.
+        ignore_label: Value of the reference that is neither drawn nor compared.
     """
+    compared = predicted
+    if reference is not None and ignore_label is not None:
+        reference, compared = hide_ignored(reference, predicted, ignore_label)
     panels = cut_panels(image, reference, predicted, channel)
     drawn = _choose_labels(panels, names)
     figure = _lay_out(panels)
@@ -70,7 +76,7 @@ def draw_overlay(
     for axes, panel in zip(figure.axes, panels, strict=True):
         _draw_panel(axes, panel, drawn, span)
     _draw_scale_bar(figure, panels[0])
-    dice = "" if reference is None else _word_dice(reference, predicted, drawn)
+    dice = "" if reference is None else _word_dice(reference, compared, drawn)
     _draw_words(figure, case_id, dice, _word_note(panels, len(drawn), len(names)))
     _draw_legend(figure, drawn, reference is not None)
     stream = io.BytesIO()

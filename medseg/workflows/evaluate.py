@@ -30,17 +30,25 @@ def evaluate(
     progress: Progress,
     report: Report,
     nsd_tolerance_mm: float = 1.0,
+    regions: Mapping[str, Sequence[int]] | None = None,
+    ignore_label: int | None = None,
     workers: Workers | None = None,
 ) -> list[CaseMetrics]:
     """Compare (reference, predicted) pairs and write OUT/{cases.csv,metrics.json}.
 
-    A pair that cannot be compared is reported and the others go on.
+    A pair that cannot be compared is reported and the others go on. `regions` and `ignore_label` are as in
+    `evaluate_case`.
 
     Returns:
         One result per comparable case, by id.
     """
     make_folder(out)
-    work = partial(_evaluate_pair, labels=dict(labels), nsd_tolerance_mm=nsd_tolerance_mm)
+    work = partial(
+        _evaluate_pair,
+        labels=dict(labels),
+        nsd_tolerance_mm=nsd_tolerance_mm,
+        more={"regions": regions, "ignore_label": ignore_label},
+    )
     found: list[CaseMetrics] = []
     with progress.track("evaluate", len(pairs)) as advance:
         for index, result in (workers or Workers(1)).map(work, list(pairs.items())):
@@ -96,8 +104,11 @@ def _index(paths: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def find_labels(pairs: Pairs) -> dict[int, str]:
-    """Return the label values that occur in references or predictions, named by their number."""
+def find_labels(pairs: Pairs, ignore_label: int | None = None) -> dict[int, str]:
+    """Return the label values that occur in references or predictions, named by their number.
+
+    The ignore label is none of them.
+    """
     import numpy as np
 
     values: set[int] = set()
@@ -106,11 +117,15 @@ def find_labels(pairs: Pairs) -> dict[int, str]:
             values |= set(np.unique(read_labels(path).array).tolist())
         except DataError:
             continue  # reported when it is compared
-    return {value: str(value) for value in sorted(values - {0})}
+    return {value: str(value) for value in sorted(values - {0, ignore_label})}
 
 
 def _evaluate_pair(
-    item: tuple[str, tuple[Path, Path]], *, labels: Mapping[int, str], nsd_tolerance_mm: float
+    item: tuple[str, tuple[Path, Path]],
+    *,
+    labels: Mapping[int, str],
+    nsd_tolerance_mm: float,
+    more: Mapping[str, Any],
 ) -> CaseMetrics | DataError:
     name, (reference_path, predicted_path) = item
     options: dict[str, dict[str, Any]] = {"nsd": {"tolerance_mm": nsd_tolerance_mm}}
@@ -123,8 +138,9 @@ def _evaluate_pair(
                 hint="resample one onto the other's grid first",
                 code="GRID_MISMATCH",
             )
+        spacing_mm = reference.geometry.spacing_mm
         return evaluate_case(
-            reference.array, predicted.array, reference.geometry.spacing_mm, labels, metrics, case_id=name
+            reference.array, predicted.array, spacing_mm, labels, metrics, case_id=name, **more
         )
     except DataError as error:
         return error

@@ -186,6 +186,8 @@ def evaluate_pairs(
         progress=progress,
         report=inner,
         nsd_tolerance_mm=config.nsd_tolerance_mm,
+        regions={region.name: region.covers for region in config.data.regions},
+        ignore_label=config.data.ignore_label,
     )
     report.extra[key] = inner.extra["metrics"]
     bad = {case.id for case in inner.bad_cases}
@@ -205,11 +207,13 @@ def track_results(
 ) -> None:
     """Write the model card and overlays, and log metrics, table, overlays, plan and card."""
     metrics = report.extra["metrics"]
-    write_model(config, folder, {}, scores=[{"label": key, **row} for key, row in metrics["labels"].items()])
+    regions = list(metrics.get("regions", {}).values())
+    scores = [*metrics["labels"].items(), *(("region", row) for row in regions)]
+    write_model(config, folder, {}, scores=[{"label": key, **row} for key, row in scores])
     draw_overlays(config, folder, cases)
     # "whole_cases" sorts behind "train" and "val": the charts over epochs come first in MLflow.
     tracker.log_metrics({f"whole_cases/{name}": value for name, value in _numbers(metrics["mean"]).items()})
-    for row in metrics["labels"].values():
+    for _, row in scores:
         numbers = _numbers(row).items()
         tracker.log_metrics({f"whole_cases/{row['name']}/{name}": value for name, value in numbers})
     tracker.log_table(rows(cases), "cases.json")
@@ -232,7 +236,9 @@ def draw_overlays(config: Config, folder: RunFolder, cases: Sequence[CaseMetrics
         reference = read_labels(stored.reference).array
         predicted = read_labels(predicted_file(folder, part.name, name)).array
         volume = Volume(image, stored.placement.original)
-        picture = draw_overlay(name, volume, reference, predicted, config.data.labels)
+        picture = draw_overlay(
+            name, volume, reference, predicted, config.data.labels, ignore_label=config.data.ignore_label
+        )
         write_bytes(folder.evaluation / "overlays" / f"{rank}.png", picture)
 
 

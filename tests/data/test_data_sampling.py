@@ -15,8 +15,8 @@ edges = st.tuples(*[st.integers(1, 12)] * 3)
 class Stub:
     """A case of a shape with foreground points, without files."""
 
-    def __init__(self, shape, points=None):
-        self.shape, self.points = shape, points or {}
+    def __init__(self, shape, points=None, labelled=None):
+        self.shape, self.points, self.labelled = shape, points or {}, labelled
 
 
 # --- which case --------------------------------------------------------------------------------

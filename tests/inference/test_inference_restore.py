@@ -10,7 +10,13 @@ from medseg.core.geometry import Geometry
 from medseg.core.volume import Volume, to_canonical
 from medseg.data.preprocess import Placement, preprocess_image
 from medseg.data.resample import resample_image
-from medseg.inference.restore import restore_classes, restore_image, restore_probabilities
+from medseg.inference.restore import (
+    restore_classes,
+    restore_image,
+    restore_probabilities,
+    restore_region_probabilities,
+    restore_regions,
+)
 from tests.builders import STORAGES, Storage, make_plan
 from tests.builders import restore as store_as
 
@@ -142,3 +148,29 @@ def test_the_storage_orders_are_those_of_nibabel():
     """The 48 storage orders of these tests are all there are."""
     codes = {tuple(nib.aff2axcodes(make_scan(storage).geometry.affine)) for storage in STORAGES}
     assert len(codes) == 48
+
+
+def test_regions_are_painted_in_order_where_they_are_more_likely_than_not():
+    _, placement = preprocess_image(make_scan(), make_plan(spacing_mm=SPACING_MM))
+    logits = np.full((2, *placement.box_shape), -1, np.float32)
+    logits[0, :3] = 0.01
+    logits[1, 2:4] = 5
+    logits[0, 0, 0, 0] = 0  # as likely as not
+    box = restore_regions(logits, placement, [2, 1])[1:-1, 1:-1, 1:-1]
+    assert [np.unique(plane).tolist() for plane in box[1:]] == [[2], [1], [1], [0]]
+    assert box[0, 0, 0] == 0 and box[0, 0, 1] == 2
+
+
+def test_regions_on_another_grid_come_back_and_lie_inside_the_box():
+    _, placement = preprocess_image(make_scan(), make_plan(spacing_mm=(1.5, 1.5, 3.0)))
+    logits = np.full((1, *placement.grid.shape), 9, np.float32)
+    painted = restore_regions(logits, placement, [1])
+    assert painted.shape == SHAPE and painted.sum() == np.prod([n - 2 for n in SHAPE])
+
+
+def test_region_probabilities_are_sigmoids_and_0_outside_the_box():
+    _, placement = preprocess_image(make_scan(), make_plan(spacing_mm=SPACING_MM))
+    logits = np.stack([np.full(placement.box_shape, value, np.float32) for value in (np.log(3), -200)])
+    whole, core = restore_region_probabilities(logits, placement)
+    assert np.allclose(whole[1:-1, 1:-1, 1:-1], 0.75) and whole[0].max() == 0
+    assert core.max() == 0

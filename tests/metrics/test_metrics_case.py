@@ -106,3 +106,25 @@ def test_probabilities_in_place_of_labels_are_refused(maps):
 def test_background_is_no_label(maps):
     with pytest.raises(DataError, match="not 0"):
         evaluate_case(*maps, SPACING_MM, {0: "background"}, METRICS)
+
+
+def test_ignored_voxels_count_in_neither_mask(maps):
+    ignored = maps[0].copy()
+    ignored[:, :, 2:] = 9  # with one plane of predicted 1, and two voxels of 4
+    case = evaluate_case(ignored, maps[1], SPACING_MM, NAMES, METRICS, ignore_label=9)
+    cut = evaluate((maps[0][:, :, :2], maps[1][:, :, :2]))
+    assert case.labels[1].values["dice"] == 1
+    assert case.labels[4].values["volume_predicted_ml"] == cut.labels[4].values["volume_predicted_ml"] == 0.02
+    assert case.pixel_accuracy == cut.pixel_accuracy
+
+
+def test_accuracy_of_an_ignored_case_is_undefined():
+    nothing = np.full((3, 3, 3), 9, dtype=np.uint8)
+    assert evaluate_case(nothing, nothing, SPACING_MM, NAMES, METRICS, ignore_label=9).pixel_accuracy is None
+
+
+def test_region_is_the_union_of_its_labels(maps):
+    maps[1][4:6, 0, 0] = 1  # label 2 found, but called 1
+    case = evaluate_case(*maps, SPACING_MM, NAMES, METRICS, regions={"organs": (1, 2), "gall": (7,)})
+    assert case.regions["organs"].values["dice"] == pytest.approx(2 * 10 / (10 + 14))
+    assert (case.regions["gall"].name, case.regions["gall"].state) == ("gall", "both_empty")

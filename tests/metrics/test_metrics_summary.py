@@ -148,3 +148,25 @@ def test_rows_are_flat_and_in_order():
         ["case-1", 1, "liver", "present", 0.666667],
         ["case-1", 2, "spleen", "both_empty", None],
     ]
+
+
+def case_with_regions():
+    reference, predicted = np.zeros((2, 9, 4, 3), dtype=np.uint8)
+    reference[:2, 0, 0], predicted[:2, 0, 0] = (1, 2), 1
+    regions = {"both": (1, 2)}
+    return evaluate_case(reference, predicted, SPACING_MM, NAMES, METRICS, case_id="r", regions=regions)
+
+
+def test_regions_are_summarised_beside_labels_and_enter_no_mean():
+    summary = summarise([case_with_regions(), case_with_regions()])
+    assert (summary["regions"]["both"]["dice"], summary["regions"]["both"]["n"]) == (1, 2)
+    assert summary["mean"]["dice"] == pytest.approx((2 / 3 + 0) / 2, abs=1e-6)
+    assert "regions" not in summarise([case(1, 4, 4)])
+
+
+def test_region_has_a_row_of_its_own():
+    assert [(row["label"], row["name"]) for row in rows([case_with_regions()])] == [
+        (1, "liver"),
+        (2, "spleen"),
+        ("region", "both"),
+    ]

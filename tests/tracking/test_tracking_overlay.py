@@ -108,3 +108,17 @@ def test_ties_go_to_the_first_id_and_even_counts_to_the_lower_middle():
 
 def test_nothing_is_picked_where_no_score_is_defined():
     assert pick_cases({"a": None}) == {}
+
+
+def test_ignored_voxels_are_neither_drawn_nor_compared(masks):
+    image = Volume(np.zeros((1, *GRID.shape)), GRID)
+    reference, predicted = masks
+    ignored = reference.copy()
+    ignored[6:8] = 9  # where the prediction goes beyond the reference
+    cut = predicted.copy()
+    cut[6:8] = 0
+    found = read_png(draw_overlay("a", image, ignored, predicted, {1: "organ"}, ignore_label=9))
+    words = slice(0, 60), slice(found.shape[1] // 2, None)  # the Dice, at the top right
+    compared = read_png(draw_overlay("a", image, reference, cut, {1: "organ"}))
+    assert np.array_equal(found[words], compared[words])
+    assert not np.array_equal(found, compared)

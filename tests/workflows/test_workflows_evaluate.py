@@ -137,3 +137,12 @@ def test_a_value_in_predictions_only_is_evaluated_as_spurious(tmp_path):
         write_labels(tmp_path / folder / "a.nii.gz", Labels(np.full((3, 3, 3), value, np.uint8), grid))
     result = medseg("evaluate", tmp_path / "reference", tmp_path / "masks", "-o", tmp_path / "out", "--json")
     assert document(result)["metrics"]["labels"]["7"]["n_spurious"] == 1
+
+
+def test_ignored_voxels_of_a_reference_are_not_compared(folders: tuple[Path, Path], tmp_path: Path):
+    reference, predicted = folders
+    write(reference / "a.nii.gz", {1: np.s_[2:4, 2:4, 2:4], 9: np.s_[4:6, 2:4, 2:4]})
+    write(predicted / "a.nii.gz", {1: np.s_[2:6, 2:4, 2:4]})
+    result = medseg("evaluate", *folders, "-o", tmp_path / "OUT", "--ignore-label", "9", "--json")
+    labels = document(result)["metrics"]["labels"]
+    assert list(labels) == ["1", "2"] and labels["1"]["dice"] == 1
