@@ -105,12 +105,12 @@ def upsample(
         bias: Of the last convolution, for networks without norms.
 
     Raises:
-        ConfigError: `UPSAMPLING_UNKNOWN`.
+        ConfigError: `UNKNOWN_NAME` of the kind.
     """
     dims = len(stride)
     if kind not in UPSAMPLING:
         raise ConfigError(
-            f"no upsampling is called `{kind}`", hint=suggest(kind, UPSAMPLING), code="UPSAMPLING_UNKNOWN"
+            f"no upsampling is called `{kind}`", hint=suggest(kind, UPSAMPLING), code="UNKNOWN_NAME"
         )
     if kind == "transposed":
         return TRANSPOSED[dims](coarse, fine, tuple(stride), tuple(stride), bias=bias)

@@ -66,14 +66,10 @@ class EncoderDecoder(nn.Module):
                 features[1:], features, grid.kernels[1:], grid.strides[1:]
             )
         )
-        for level, up in enumerate(self.decoder):
-            up.transp_conv = upsample(
-                features[level + 1],
-                features[level],
-                grid.kernels[level],
-                grid.strides[level + 1],
-                kind=upsampling,
-            )
+        if upsampling != "transposed":  # which the blocks already hold
+            for level, up in enumerate(self.decoder):
+                steps = grid.kernels[level], grid.strides[level + 1]
+                up.transp_conv = upsample(features[level + 1], features[level], *steps, kind=upsampling)
         gated = range(1, len(self.decoder)) if is_gated else range(0)
         self.gates = nn.ModuleDict(
             {

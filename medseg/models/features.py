@@ -76,15 +76,15 @@ def spread(values: Sequence[int], levels: int) -> tuple[int, ...]:
     return tuple(values[min(level, len(values) - 1)] for level in range(levels))
 
 
-def pick_size(table: Mapping[str, T], size: str) -> T:
-    """Return the entry of a table of sizes.
+def pick(kind: str, table: Mapping[str, T], name: str) -> T:
+    """Return `table[name]`.
 
     Raises:
-        ConfigError: `SIZE_UNKNOWN`.
+        ConfigError: `UNKNOWN_NAME`; the hint names the nearest.
     """
-    if size not in table:
-        raise ConfigError(f"no size is called `{size}`", hint=suggest(size, table), code="SIZE_UNKNOWN")
-    return table[size]
+    if name not in table:
+        raise ConfigError(f"no {kind} is called `{name}`", hint=suggest(name, table), code="UNKNOWN_NAME")
+    return table[name]
 
 
 def choose_features(
@@ -104,9 +104,9 @@ def choose_features(
         table: What the sizes mean to this network.
 
     Raises:
-        ConfigError: `FEATURES_TOO_FEW` where a level would have no count, `SIZE_UNKNOWN`.
+        ConfigError: `FEATURES_TOO_FEW` where a level would have no count; `UNKNOWN_NAME` of a size.
     """
-    named = None if size is None else pick_size(table, size).count(grid)
+    named = None if size is None else pick("size", table, size).count(grid)
     counts = features or named or grid.features or table["base"].count(grid)
     if len(counts) < grid.levels:
         raise ConfigError(

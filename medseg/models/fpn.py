@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from medseg.models.features import Size, choose_features, pick_size, spread
+from medseg.models.features import Size, choose_features, pick, spread
 from medseg.models.grid import Grid
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def fpn(
     from medseg.models.residual import ResidualEncoder
 
     features = choose_features(features, grid, size=size)
-    counts = spread(pick_size(BLOCKS, size or "base"), grid.levels)
+    counts = spread(pick("size", BLOCKS, size or "base"), grid.levels)
     encoder = ResidualEncoder(in_channels, grid, features=features, blocks=counts, dropout=dropout)
     width = pyramid_channels or 2 * features[0]
     return PadToStride(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from medseg.models.features import MEDNEXT, Size, choose_features, pick_size, spread
+from medseg.models.features import MEDNEXT, Size, choose_features, pick, spread
 from medseg.models.grid import Grid
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def mednext(
     from medseg.models.convnext import ConvNextUNet
     from medseg.models.padding import PadToStride
 
-    blocks, expansion = pick_size(VARIANTS, size or "base")
+    blocks, expansion = pick("size", VARIANTS, size or "base")
     net = ConvNextUNet(
         in_channels,
         out_channels,

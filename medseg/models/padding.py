@@ -29,7 +29,8 @@ class PadToStride(nn.Module):
         self.total_stride = tuple(total_stride)
 
     def forward(self, image_BC: Tensor) -> Tensor | list[Tensor]:
-        shape = tuple(image_BC.shape[2:])
+        # Plain numbers: a tracer would record the sums below, and exported ones round towards zero.
+        shape = tuple(int(n) for n in image_BC.shape[2:])
         padded = padded_shape(shape, self.total_stride)
         if padded == shape:
             return self.net(image_BC)  # type: ignore[no-any-return]
@@ -57,5 +58,5 @@ def padded_shape(shape: Sequence[int], total_stride: Sequence[int]) -> tuple[int
 def _crop(level_BC: Tensor, shape: Sequence[int], padded: Sequence[int]) -> Tensor:
     """Cut a level of (possibly) lower resolution to the part that covers `shape`."""
     for axis, (n, end) in enumerate(zip(shape, padded), start=2):
-        level_BC = level_BC.narrow(axis, 0, -(-n * level_BC.shape[axis] // end))
+        level_BC = level_BC.narrow(axis, 0, -(-n * int(level_BC.shape[axis]) // end))
     return level_BC

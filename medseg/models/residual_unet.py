@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from medseg.models.features import Size, choose_features, pick_size, spread
+from medseg.models.features import Size, choose_features, pick, spread
 from medseg.models.grid import Grid
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def residual_unet(
     from medseg.models.residual import ResidualEncoder, ResidualUNet
 
     features = choose_features(features, grid, size=size)
-    counts = spread(blocks or pick_size(BLOCKS, size or "base"), grid.levels)
+    counts = spread(blocks or pick("size", BLOCKS, size or "base"), grid.levels)
     encoder = ResidualEncoder(in_channels, grid, features=features, blocks=counts, dropout=dropout)
     net = ResidualUNet(
         encoder,

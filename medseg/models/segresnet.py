@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from medseg.models.features import SEGRESNET, Size, choose_features, pick_size, spread
+from medseg.models.features import SEGRESNET, Size, choose_features, pick, spread
 from medseg.models.grid import Grid
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def segresnet(
         out_channels,
         grid,
         features=choose_features(features, grid, size=size, table=SEGRESNET),
-        blocks=spread(pick_size(BLOCKS, size or "base"), grid.levels),
+        blocks=spread(pick("size", BLOCKS, size or "base"), grid.levels),
         deep_supervision=deep_supervision,
     )
     return PadToStride(net, grid.total_stride)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from medseg.core.errors import ConfigError
-from medseg.models.features import Size, pick_size
+from medseg.models.features import Size, pick
 from medseg.models.grid import Grid
 
 if TYPE_CHECKING:
     from torch import nn
 
 WIDTHS = {"nano": 12, "small": 24, "base": 48, "large": 96}  # multiples of 12; base is the paper's
+WINDOWS = {"nano": 4, "small": 7, "base": 7, "large": 7}  # 7 in the paper; 4 fits small patches
 TOTAL_STRIDE = 32  # a patch of 2, then four times merged by 2
 
 
@@ -27,13 +28,14 @@ def swin_unetr(
     """Build MONAI's SwinUNETR (Hatamizadeh et al. 2022); 62 M parameters in 3D at `base`.
 
     Its five halvings of every axis are its own: strides and channels of the plan are not used, and axes
-    are padded to multiples of 32. It has no deep supervision.
+    are padded to multiples of 32. It has no deep supervision. Its norms have weights, which MONAI's default
+    has not: the ONNX exporter needs them.
 
     Args:
         in_channels: Channels of the image.
         out_channels: Classes including background.
         grid: Number of axes; its kernels must not keep slices apart.
-        size: Named width; None is `base`.
+        size: Named width and window; None is `base`.
         feature_size: Channels of the finest level, a multiple of 12; None: those of `size`.
         dropout: Probability in the transformer's layers.
 
@@ -51,14 +53,17 @@ def swin_unetr(
             hint="use `unet`, or resample to nearly cubic voxels with grid.spacing_mm",
             code="GRID_ANISOTROPIC",
         )
-    width = feature_size or pick_size(WIDTHS, size or "base")
+    width = feature_size or pick("size", WIDTHS, size or "base")
+    window = pick("size", WINDOWS, size or "base")
     if width % 12:
         raise ConfigError(f"a feature size of {width}", hint="give a multiple of 12", code="FEATURES_INVALID")
     net = SwinUNETR(
         in_channels=in_channels,
         out_channels=out_channels,
         feature_size=width,
+        window_size=window,
         drop_rate=dropout,
+        norm_name=("instance", {"affine": True}),
         spatial_dims=grid.dims,
     )
     return PadToStride(net, (TOTAL_STRIDE,) * grid.dims)
