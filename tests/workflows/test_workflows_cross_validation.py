@@ -42,7 +42,7 @@ def folds(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_second_command_evaluates_the_cases_of_both_folds(folds: Path):
-    rows = list(csv.DictReader((folds / "evaluation/cases.csv").open()))
+    rows = list(csv.DictReader((folds / "evaluation/cases.csv").read_text().splitlines()))
     assert {row["id"] for row in rows} == set(IDS)
     metrics = json.loads((folds.parent / "stdout.json").read_text())["metrics"]
     assert metrics["labels"]["1"]["n"] == 6

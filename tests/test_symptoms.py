@@ -1,0 +1,43 @@
+"""docs/symptoms.md advises settings that exist, and shows a picture that can be drawn again."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medseg.config.layers import resolve
+from medseg.config.pipelines import find_pipeline
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = (DOCS / "symptoms.md").read_text(encoding="utf-8")
+SETTINGS = sorted(set(re.findall(r"`--set ([^`]+)`", PAGE)))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    spec = importlib.util.spec_from_file_location("symptoms_pictures", DOCS / "symptoms_pictures.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_each_setting_can_be_given(setting):
+    resolve(find_pipeline("phantom_ct"), None, [setting])
+
+
+def test_each_picture_is_shown_and_small(pictures):
+    shown = set(re.findall(r"\(symptoms/(\w+)\.png\)", PAGE))
+    assert shown == set(pictures.PICTURES)
+    assert [name for name in shown if (DOCS / "symptoms" / f"{name}.png").stat().st_size > 60_000] == []
+
+
+@pytest.mark.parametrize("name", ["jagged_edges", "small_objects", "checkerboard"])
+def test_a_picture_without_training_is_the_same_again(name, pictures, tmp_path, monkeypatch):
+    from matplotlib.image import imread
+
+    pictures.PICTURES[name](tmp_path / "again.png")
+    again, stored = imread(tmp_path / "again.png"), imread(DOCS / "symptoms" / f"{name}.png")
+    assert again.shape == stored.shape and np.abs(again - stored).mean() < 0.02
