@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -77,9 +78,11 @@ def correct(experiment: Experiment, calibrations: Path, factor: float) -> None:
 def calibrate(experiment: Experiment, calibrations: Path, goes_on: Goes) -> calibration.Costs:
     """Return what the parts of a run cost here: from a short run, made once per recipe and machine."""
     work = calibration_folder(experiment, calibrations)
-    work.mkdir(parents=True, exist_ok=True)
     iterations = min(calibration.ITERATIONS, recipe_of(experiment).iterations_per_epoch)
     if not (work / "costs.json").exists():
+        Meter(work / "cpu.json").reap()
+        shutil.rmtree(work, ignore_errors=True)  # going on with one would count its second start-up
+        work.mkdir(parents=True)
         lengths = {"train.epochs": calibration.EPOCHS, "train.iterations_per_epoch": iterations, **SHORT}
         meter = call(experiment, work, lengths, goes_on, poll_s=0.05)
         marks = meter.state["marks"]

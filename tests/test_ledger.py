@@ -248,6 +248,21 @@ def test_after_a_run_over_its_budget_iterations_are_thought_to_cost_more(tmp_pat
     assert medseg_side.calibrate(again, tmp_path, lambda: True) == COSTS._replace(iteration=1.25)
 
 
+def test_an_interrupted_calibration_starts_afresh(tmp_path, monkeypatch):
+    folder = medseg_side.calibration_folder(DEFAULT, tmp_path)
+    folder.mkdir(parents=True)
+    Meter(folder / "cpu.json").write()
+
+    def call(experiment, work, *_, **__):
+        assert list(work.iterdir()) == []
+        meter = Meter(work / "cpu.json")
+        meter.state |= {"cpu_s": 50.0, "marks": {"epoch 1": 20.0, "epoch 2": 30.0, "epoch 3": 40.0}}
+        return meter
+
+    monkeypatch.setattr(medseg_side, "call", call)
+    assert medseg_side.calibrate(DEFAULT, tmp_path, lambda: True).after == 10.0
+
+
 def test_a_stopped_queue_says_so(folders, monkeypatch):
     monkeypatch.setattr(medseg_side, "run", stand_in(Stopped(), []))
     assert ledger.work_queue(unique([DEFAULT]), 1.0) == 3
