@@ -7,6 +7,9 @@ RUN/evaluation/{cases.csv,metrics.json}  RUN/report.json                      RU
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from medseg.config import Config
 from medseg.config.layers import differences, load, save
 from medseg.core.errors import ConfigError
 from medseg.core.files import make_folder, read_json, sweep, write_json
+from medseg.core.lock import lock_folder
 from medseg.data.plan import Plan
 from medseg.data.splits import Splits
 from medseg.data.store import StoredCase
@@ -43,6 +47,16 @@ class RunFolder:
     @property
     def evaluation(self) -> Path:
         return self.root / "evaluation"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out; of a torchrun job rank 0 holds the lock for all.
+
+        Raises:
+            ResourceError: RUN_LOCKED.
+        """
+        with lock_folder(self.root) if os.environ.get("RANK", "0") == "0" else nullcontext():
+            yield
 
     def fold(self, fold: int) -> Path:
         return self.root / f"fold_{fold}"

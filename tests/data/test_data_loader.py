@@ -36,7 +36,7 @@ class Stub:
 
 def collect(patches, epoch, iterations=3, **options):
     batches = open_loader(patches, **{"batch_size": 4, "workers": 0, **options})
-    return [(image.numpy(), label.numpy()) for image, label in batches(epoch, iterations)]
+    return [(image.numpy(), label.numpy()) for image, label, _ in batches(epoch, iterations)]
 
 
 def same(first, second):
