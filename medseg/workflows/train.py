@@ -42,7 +42,7 @@ from medseg.workflows.start import (
 )
 
 log = logging.getLogger(__name__)
-LOADER_WORKERS_GPU = 8  # on a CPU patches are made in the training process: the cores are busy anyway
+LOADER_WORKERS_GPU = 8
 
 
 def select_all(config: Config) -> None:
@@ -54,6 +54,11 @@ def select_all(config: Config) -> None:
         select("post-processing step", POSTPROCESS, step.name, step.options)
     for transform in config.augment.extra:
         build_extra(transform.name, transform.options)
+
+
+def count_workers(device: torch.device) -> int:
+    """Return how many processes make patches: none on a CPU, whose cores are busy anyway."""
+    return LOADER_WORKERS_GPU if device.type == "cuda" else 0
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def train_fold(
     fold = load_fold(run, config, number)
     device = choose_device(config.device)
     settle_start(make_folder(run.fold(number)), init_from)
-    workers = LOADER_WORKERS_GPU if device.type == "cuda" else 0
+    workers = count_workers(device)
     with process_group(device) as share:
         task = Task(config, run, fold, device, share, progress, tracker, max_minutes, init_from, auto_shrink)
         retries: list[Finding] = []
