@@ -46,9 +46,9 @@ def check(
         from medseg.workflows.run_folder import RunFolder
 
         run = RunFolder(out)
-        run.settle_config(resolved)
         progress = make_progress(quiet=quiet)
-        with Workers(resolved.workers) as workers:
+        with run.locked(), Workers(resolved.workers) as workers:
+            run.settle_config(resolved)
             work(
                 resolved,
                 data,
@@ -88,9 +88,9 @@ def plan(
         from medseg.workflows.run_folder import RunFolder
 
         run = RunFolder(out)
-        run.settle_config(resolved)
         progress = make_progress(quiet=quiet)
-        with Workers(resolved.workers) as workers:
+        with run.locked(), Workers(resolved.workers) as workers:
+            run.settle_config(resolved)
             cohort = look(
                 resolved,
                 data,
@@ -139,8 +139,8 @@ def preprocess(
         from medseg.workflows.run_folder import RunFolder
 
         run = RunFolder(out)
-        run.settle_config(resolved)
-        with Workers(resolved.workers) as workers:
+        with run.locked(), Workers(resolved.workers) as workers:
+            run.settle_config(resolved)
             work(
                 resolved,
                 data,

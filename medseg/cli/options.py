@@ -40,6 +40,10 @@ MaxMinutes = Annotated[
         "--max-minutes", min=0, help="Train for about this long instead of train.epochs.", show_default=False
     ),
 ]
+AutoShrink = Annotated[
+    bool,
+    typer.Option("--auto-shrink", help="Where memory runs out, pass batches in parts and go on."),
+]
 
 
 def common(

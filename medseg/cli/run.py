@@ -24,6 +24,7 @@ def run(
     out: o.Out,
     fold: o.Fold = "0",
     max_minutes: o.MaxMinutes = None,
+    auto_shrink: o.AutoShrink = False,
     config: o.ConfigFile = None,
     set_: o.Settings = None,
     seed: o.Seed = None,
@@ -53,19 +54,21 @@ def run(
 
         select_all(resolved)  # a wrong name is refused before it is stored
         folder = RunFolder(out)
-        folder.settle_config(resolved)
-        work(
-            resolved,
-            data,
-            folder,
-            folds=folds,
-            progress=progress,
-            report=report,
-            max_minutes=max_minutes,
-            is_tracked=tracking,
-            key_file=find_key(),
-            is_pseudonymous=pseudonymize,
-        )
+        with folder.locked():
+            folder.settle_config(resolved)
+            work(
+                resolved,
+                data,
+                folder,
+                folds=folds,
+                progress=progress,
+                report=report,
+                max_minutes=max_minutes,
+                auto_shrink=auto_shrink,
+                is_tracked=tracking,
+                key_file=find_key(),
+                is_pseudonymous=pseudonymize,
+            )
         show_results(report, out, progress)
 
 
@@ -75,6 +78,7 @@ def train(
     ],
     fold: o.Fold = "0",
     max_minutes: o.MaxMinutes = None,
+    auto_shrink: o.AutoShrink = False,
     init_from: Annotated[
         Path | None, typer.Option("--init-from", help="Start from a model's weights.", show_default=False)
     ] = None,
@@ -98,16 +102,18 @@ def train(
 
         select_all(config)
         progress = make_progress(quiet=quiet)
-        train_and_evaluate(
-            config,
-            folder,
-            folds=folds,
-            progress=progress,
-            report=report,
-            max_minutes=max_minutes,
-            init_from=init_from,
-            is_tracked=tracking,
-        )
+        with folder.locked():
+            train_and_evaluate(
+                config,
+                folder,
+                folds=folds,
+                progress=progress,
+                report=report,
+                max_minutes=max_minutes,
+                init_from=init_from,
+                auto_shrink=auto_shrink,
+                is_tracked=tracking,
+            )
         if "metrics" in report.extra:
             show_results(report, run, progress)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 STARTED: list[str] = []
 """Verbs whose arguments were understood: they print their own JSON document."""
 
-NO_SPACE, READ_ONLY = errno.ENOSPC, errno.EROFS
+NO_SPACE, READ_ONLY = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}, errno.EROFS
 
 
 def print_error(subject: str, code: str, message: str, hint: str) -> None:
@@ -88,7 +88,7 @@ def _explain(error: Exception) -> MedsegError | None:
             hint="check the permissions of the data and of the folder after -o",
             code="NO_PERMISSION",
         )
-    if isinstance(error, OSError) and error.errno == NO_SPACE:
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
         return ResourceError(
             "the disk is full", hint="free space and run the same command again", code="DISK_FULL"
         )

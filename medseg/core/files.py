@@ -139,7 +139,7 @@ def sweep(folder: Path, *, below: bool = False) -> None:
     pattern = f"{TEMPORARY}*"
     for leftover in list(folder.rglob(pattern) if below else folder.glob(pattern)):
         match = LEFTOVER.match(leftover.name)
-        if match is None or match.group(1) != HOST or _is_alive(int(match.group(2))):
+        if match is None or match.group(1) != HOST or is_alive(int(match.group(2))):
             continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -147,7 +147,8 @@ def sweep(folder: Path, *, below: bool = False) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this host runs; a zombie does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -13,7 +13,7 @@ from medseg.train.settings import Train
 # Parts called so by our networks; MONAI's UNet nests its levels, the way down is the 0 of each.
 ENCODER = re.compile(
     r"(^|\.)(encoder|backbone|stem|downs|swinViT)\."
-    r"|(^|\.)model\.(1\.submodule\.)*(0\.|1\.submodule\.(?![01]\.))"
+    r"|(^|\.)model\.(1\.submodule\.)*(0\.|1\.submodule\.(?!\d))"
 )
 
 

@@ -77,7 +77,7 @@ def check(
     look = partial(_recall_or_check, settings=config.data, seed=config.seed, cache=cache)
     found: list[Record] = []
     with progress.track("check", len(cases)) as advance:
-        for _, record in workers.map(look, cases):
+        for _, record in workers.map(look, cases, stage="check", name=lambda case: case.id):
             found.append(record)
             advance(record.id)
     for path in cache.glob("*.json"):  # of cases that are gone, or that had another id

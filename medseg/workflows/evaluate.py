@@ -51,7 +51,9 @@ def evaluate(
     )
     found: list[CaseMetrics] = []
     with progress.track("evaluate", len(pairs)) as advance:
-        for index, result in (workers or Workers(1)).map(work, list(pairs.items())):
+        for index, result in (workers or Workers(1)).map(
+            work, list(pairs.items()), stage="evaluate", name=lambda item: item[0]
+        ):
             if isinstance(result, CaseMetrics):
                 found.append(result)
                 report.add(CaseResult(result.case_id, "done"))

@@ -9,7 +9,7 @@ from torch import Tensor
 from medseg import __version__
 from medseg.config import Config
 from medseg.config.layers import dump
-from medseg.core.files import sha256_of
+from medseg.core.files import read_json, sha256_of
 from medseg.inference.model import save_model
 from medseg.tracking.card import Card, write_card
 from medseg.workflows.postprocess_choice import read_notes, recall_infer
@@ -53,7 +53,11 @@ def write_model(
         plan={
             name: value for name, value in plan.to_json().items() if name not in {"reasons", "normalization"}
         },
-        hashes={"config": sha256_of(config.model_dump(mode="json")), "plan": sha256_of(plan.to_json())},
+        hashes={
+            "config": sha256_of(config.model_dump(mode="json")),
+            "plan": sha256_of(plan.to_json()),
+            **_list_starts(run),
+        },
         data_note=config.licence,
         notes=read_notes(run),
     )
@@ -61,3 +65,12 @@ def write_model(
     shared = config.model_copy(update={"split": config.split.model_copy(update={"test_ids": ()})})
     texts = {"config.yaml": dump(shared), "MODEL_CARD.md": write_card(card)}
     save_model(run.model, description, plan, weights, texts)
+
+
+def _list_starts(run: RunFolder) -> dict[str, str]:
+    """Return the models that folds started from, for the card."""
+    starts = {path.parent.name: read_json(path) for path in sorted(run.root.glob("fold_*/start.json"))}
+    return {
+        f"weights that {fold} started from ({start.get('model', 'a model')})": start["init_sha256"]
+        for fold, start in starts.items()
+    }

@@ -111,7 +111,7 @@ def preprocess(
     items = [(cohort.cases[name], record) for name, record in usable.items()]
     results = {result.id: result for result in report.cases}
     with progress.track("preprocess", len(items)) as advance:
-        for _, result in workers.map(work, items):
+        for _, result in workers.map(work, items, stage="preprocess", name=lambda item: item[0].id):
             result.warnings = results[result.id].warnings
             results[result.id] = result
             advance(result.id)

@@ -9,6 +9,9 @@ RUN/postprocess.json
 from __future__ import annotations
 
 import csv
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from medseg.config import Config
 from medseg.config.layers import differences, load, save
 from medseg.core.errors import ConfigError
 from medseg.core.files import make_folder, read_json, sweep, write_json
+from medseg.core.lock import lock_folder
 from medseg.data.plan import Plan
 from medseg.data.splits import Splits
 from medseg.data.store import StoredCase
@@ -45,6 +49,16 @@ class RunFolder:
     @property
     def evaluation(self) -> Path:
         return self.root / "evaluation"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out; of a torchrun job rank 0 holds the lock for all.
+
+        Raises:
+            ResourceError: RUN_LOCKED.
+        """
+        with lock_folder(self.root) if os.environ.get("RANK", "0") == "0" else nullcontext():
+            yield
 
     def fold(self, fold: int) -> Path:
         return self.root / f"fold_{fold}"

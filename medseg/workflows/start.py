@@ -18,6 +18,7 @@ from medseg.core.errors import ConfigError
 from medseg.core.files import read_json, sha256_of_file, write_json
 from medseg.inference.model import SUMS, find_model
 from medseg.train.budget import epochs_within
+from medseg.train.diagnosis import Finding
 from medseg.train.distributed import agree, is_main_process
 from medseg.train.loop import Job
 from medseg.train.precision import TOLERANCE, choose_precision, compare_precision, try_compiling
@@ -36,14 +37,14 @@ class Engine:
         dtype: Of the forward pass.
         is_compiled: Whether the network is.
         accumulate: Parts in which a batch passes; `--auto-shrink` raises it.
-        notes: Code and text of what did not go as asked.
+        notes: What did not go as asked.
     """
 
     device: str
     dtype: str
     is_compiled: bool
     accumulate: int
-    notes: tuple[tuple[str, str], ...] = ()
+    notes: tuple[Finding, ...] = ()
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -55,7 +56,7 @@ class Engine:
     def read(cls, path: Path) -> Engine:
         """Read engine.json."""
         tree = read_json(path)
-        return cls(**{**tree, "notes": tuple(tuple(note) for note in tree["notes"])})
+        return cls(**{**tree, "notes": tuple(Finding(*note) for note in tree["notes"])})
 
 
 def settle_start(folder: Path, init_from: Path | None) -> None:
@@ -111,8 +112,8 @@ def settle_engine(folder: Path, network: nn.Module, job: Job) -> Engine:
     if engine.is_compiled and not is_main_process():
         network.compile()
     save_engine(folder, engine)
-    for code, text in engine.notes:
-        log.warning("%s %s", code, text)
+    for note in engine.notes:
+        log.warning("%s %s", note.code, note.message)
     return engine
 
 
@@ -151,7 +152,7 @@ def _check_precision(
         f"{engine.dtype} differs from float32 by {agreement.output:.2g} of the output and by "
         f"{agreement.loss:.2g} of the loss (at most {TOLERANCE:g}): training goes on in float32"
     )
-    return replace(engine, dtype="float32", notes=(*engine.notes, ("PRECISION_REFUSED", text)))
+    return replace(engine, dtype="float32", notes=(*engine.notes, Finding("PRECISION_REFUSED", "", text)))
 
 
 def _check_compiler(
@@ -161,4 +162,4 @@ def _check_compiler(
     if not why:
         return replace(engine, is_compiled=True)
     text = f"torch.compile failed, training goes on without: {why}"
-    return replace(engine, notes=(*engine.notes, ("COMPILE_REFUSED", text)))
+    return replace(engine, notes=(*engine.notes, Finding("COMPILE_REFUSED", "", text)))

@@ -22,6 +22,7 @@ from medseg.losses import LOSSES
 from medseg.models import MODELS
 from medseg.postprocess import POSTPROCESS
 from medseg.tracking.store import Tracker
+from medseg.train.diagnosis import Finding
 from medseg.train.distributed import process_group
 from medseg.train.loop import Job, train
 from medseg.train.optimizers import OPTIMIZERS
@@ -50,7 +51,7 @@ from medseg.workflows.start import (
 )
 
 log = logging.getLogger(__name__)
-LOADER_WORKERS_GPU = 8  # on a CPU patches are made in the training process: the cores are busy anyway
+LOADER_WORKERS_GPU = 8
 
 
 def select_all(config: Config) -> None:
@@ -63,6 +64,11 @@ def select_all(config: Config) -> None:
     choose_swaps(config.augment, label_names(config))
     for transform in config.augment.extra:
         build_extra(transform.name, transform.options)
+
+
+def count_workers(device: torch.device) -> int:
+    """Return how many processes make patches: none on a CPU, whose cores are busy anyway."""
+    return LOADER_WORKERS_GPU if device.type == "cuda" else 0
 
 
 @dataclass(frozen=True)
@@ -119,20 +125,21 @@ def train_fold(
     fold = load_fold(run, config, number)
     device = choose_device(config.device)
     settle_start(make_folder(run.fold(number)), init_from)
-    workers = LOADER_WORKERS_GPU if device.type == "cuda" else 0
+    workers = count_workers(device)
     with process_group(device) as share:
         task = Task(config, run, fold, device, share, progress, tracker, max_minutes, init_from, auto_shrink)
-        warnings: list[tuple[str, str]] = []
+        retries: list[Finding] = []
         state = _try(task, workers)
         while isinstance(state, MedsegError):
-            workers = _mend(task, state, workers, warnings)
+            workers = _mend(task, state, workers, retries)
             state = _try(task, workers)
         if share[0] == 0:
             _write_history(task.folder, state)  # a kill may have come between checkpoint and history
             export_weights(config, run, number, state.average)
-    warnings += [(finding.code, finding.message) for finding in state.findings]
+    notes = Engine.read(task.folder / "engine.json").notes
     report.extra.setdefault("warnings", []).extend(
-        {"fold": number, "code": code, "message": message} for code, message in warnings
+        {"fold": number, "code": finding.code, "message": finding.message}
+        for finding in (*notes, *retries, *state.findings)
     )
 
 
@@ -209,42 +216,42 @@ def _explain_worker(task: Task, error: BaseException, worklog: Worklog) -> Medse
     )
 
 
-def _mend(task: Task, failure: MedsegError, workers: int, warnings: list[tuple[str, str]]) -> int:
+def _mend(task: Task, failure: MedsegError, workers: int, retries: list[Finding]) -> int:
     """Change what may let the training go on, and return the number of loader workers.
 
     Raises:
         MedsegError: The failure itself, where nothing is left to change.
     """
-    if task.device.type == "cuda":
-        torch.cuda.empty_cache()
     if failure.code == "OUT_OF_MEMORY":
-        text = _shrink(task)
-    elif workers and all(code != "WORKER_RETRIED" for code, _ in warnings):
+        finding = _shrink(task)
+    elif workers and not retries:
         workers //= 2
         text = f"{failure.message}; trying once more with {workers} workers"
+        finding = Finding("WORKER_RETRIED", "", text)
+        retries.append(finding)
     else:
-        text = ""
-    if not text:
+        finding = None
+    if finding is None:
         raise failure
-    code = "BATCH_SHRUNK" if failure.code == "OUT_OF_MEMORY" else "WORKER_RETRIED"
-    warnings.append((code, text))
-    log.warning("%s fold %d: %s", code, task.fold.number, text)
+    log.warning("%s fold %d: %s", finding.code, task.fold.number, finding.message)
+    if task.device.type == "cuda":
+        torch.cuda.empty_cache()
     return workers
 
 
-def _shrink(task: Task) -> str:
-    """Double the parts in which a batch passes and note it; "" where it may not be or is one sample each."""
+def _shrink(task: Task) -> Finding | None:
+    """Double the parts in which a batch passes, and note it; not where each is one sample already."""
     path = task.folder / "engine.json"
     if not (task.auto_shrink and path.exists() and task.share[1] == 1):
-        return ""
-    engine = Engine.read(path)
-    batch = task.fold.plan.batch_size
-    if engine.accumulate >= batch:
-        return ""
+        return None
+    engine, batch = Engine.read(path), task.fold.plan.batch_size
     parts = min(2 * engine.accumulate, batch)
+    if parts == engine.accumulate:
+        return None
     text = f"out of memory: the batch of {batch} now passes in {parts} parts, as one step still"
-    save_engine(task.folder, replace(engine, accumulate=parts, notes=(*engine.notes, ("BATCH_SHRUNK", text))))
-    return text
+    finding = Finding("BATCH_SHRUNK", "", text)
+    save_engine(task.folder, replace(engine, accumulate=parts, notes=(*engine.notes, finding)))
+    return finding
 
 
 def _observers(

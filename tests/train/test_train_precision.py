@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medseg.train.loop import Job
-from medseg.train.precision import autocast, choose_precision
+from medseg.train.precision import autocast, choose_precision, compare_precision, try_compiling
 from medseg.train.settings import Train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -61,3 +61,76 @@ def test_the_forward_pass_runs_in_the_jobs_precision(make_state: Callable, make_
 
 def test_a_bare_off_of_yaml_is_understood():
     assert Train.model_validate({"amp": False}).amp == "off"
+
+
+def make_pair() -> tuple[torch.Tensor, torch.Tensor]:
+    source = torch.Generator().manual_seed(0)
+    image = torch.randn((2, 1, 6, 5, 4), generator=source)
+    return image, (image[:, 0] > 0).long()
+
+
+def entropy(output: object, label: torch.Tensor) -> torch.Tensor:
+    logits = output[0] if isinstance(output, list) else output
+    return torch.nn.functional.cross_entropy(logits.float(), label)
+
+
+class Rounding(torch.nn.Module):
+    """Right in float32, off by `error` in half precision; deep supervision on top."""
+
+    def __init__(self, error: float) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv3d(1, 2, 3, padding=1)
+        self.dropout = torch.nn.Dropout(0.5)
+        self.error = error
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        logits = self.dropout(self.layer(image))
+        return [logits * (1 + self.error if logits.dtype is torch.bfloat16 else 1)]
+
+
+def test_half_precision_that_agrees_is_accepted_and_changes_nothing():
+    network = Rounding(0.0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    found = compare_precision(network, entropy, *make_pair(), torch.bfloat16)
+    assert found.is_good and 0 < found.output < 0.01
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("error", [0.2, float("nan")])
+def test_half_precision_that_is_wrong_is_not(error: float):
+    found = compare_precision(Rounding(error), entropy, *make_pair(), torch.bfloat16)
+    assert not found.is_good
+
+
+def test_compiling_is_tried_forwards_and_backwards_and_kept(monkeypatch: pytest.MonkeyPatch):
+    tried, network = [], Rounding(0.0).eval()
+    monkeypatch.setattr("torch.compile", lambda f, *a, **k: tried.append(f) or f)
+    assert try_compiling(network, entropy, *make_pair()) == ""
+    assert tried[0] is network and len(tried) == 2 and not network.training
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("error", "why"), [(RuntimeError("no triton\nline 2"), "no triton"), (ImportError(), "ImportError")]
+)
+def test_a_compiler_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, error: Exception, why: str):
+    def fail(network: torch.nn.Module) -> None:
+        raise error
+
+    monkeypatch.setattr("torch.compile", fail)
+    assert try_compiling(Rounding(0.0), entropy, *make_pair()) == why
+
+
+def test_memory_that_runs_out_while_compiling_is_no_failure_of_the_compiler(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def fail(network: torch.nn.Module) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("torch.compile", fail)
+    with pytest.raises(RuntimeError, match="allocate"):
+        try_compiling(Rounding(0.0), entropy, *make_pair())
+
+
+def test_switches_of_yaml_are_understood():
+    assert Train.model_validate({"compile": True}).compile == "on"

@@ -36,7 +36,7 @@ def test_the_tree_is_the_documented_one(tiny_run: Path, held_out: list[str]):
             for name in IDS
             for file in ("image.b2nd", "label.b2nd", "reference.nii.gz", "case.json")
         ),
-        *("fold_0/checkpoint.pt", "fold_0/history.csv"),
+        *("fold_0/checkpoint.pt", "fold_0/history.csv", "fold_0/engine.json"),
         *(f"predictions/fold_0/{name}{suffix}" for name in held_out for suffix in (".nii.gz", ".json")),
         *("evaluation/cases.csv", "evaluation/metrics.json"),
         *(f"evaluation/overlays/{rank}.png" for rank in ("best", "median", "worst")),
