@@ -100,9 +100,19 @@ def make_network(
 def make_job(
     config: Config, fold: Fold, device: torch.device, share: tuple[int, int], workers: int
 ) -> tuple[Job, Worklog]:
-    """Return the fold's job, in float32 so far, and the log of its loader's workers."""
+    """Return the fold's job, in float32 so far, and the log of its loader's workers.
+
+    Raises:
+        ConfigError: BATCH_UNEVEN: ranks of unequal shares would pass unequal parts.
+    """
     worklog = Worklog(workers)
     batch = fold.plan.batch_size
+    if config.train.accumulate > 1 and batch % share[1]:
+        raise ConfigError(
+            f"a batch of {batch} in {config.train.accumulate} parts is not the same for {share[1]} processes",
+            hint="set grid.batch_size to a multiple of the number of processes, or train.accumulate=1",
+            code="BATCH_UNEVEN",
+        )
     patches = Patches(
         fold.training,
         fold.plan,
