@@ -8,7 +8,7 @@ Observers read the state (log, checkpoint, progress); they do not steer it. Rand
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from medseg.data.loader import Batch
+from medseg.data.sampling import blend_scores
 from medseg.train.diagnosis import Watch, count_labels, find_faults, new_census
-from medseg.train.distributed import average_step, sum_over_ranks
+from medseg.train.distributed import average_step, gather, sum_over_ranks
 from medseg.train.encoder import freeze_encoder
 from medseg.train.precision import autocast
 from medseg.train.schedule import rate_at
@@ -44,6 +45,7 @@ class Job:
         validate_training: The same of some training cases, for the gap between the two.
         holders: Name of each class -> how many training cases hold it, in the order of the classes.
         is_compiled: Whether the network was compiled; scoring then runs without.
+        case_scores: Gets 1 - loss of the training cases after each epoch, where `batches` draws by it.
     """
 
     settings: Train
@@ -57,6 +59,7 @@ class Job:
     validate_training: Validate | None = None
     holders: Mapping[str, int] = field(default_factory=dict)
     is_compiled: bool = False
+    case_scores: dict[str, float] | None = None
 
 
 def train(state: TrainState, job: Job, observers: Iterable[Observe] = ()) -> TrainState:
@@ -94,7 +97,7 @@ def _train_epoch(state: TrainState, job: Job) -> float:
     total = iterations * settings.epochs
     watch = Watch(state.epoch, checks_gradient=not state.scaler.is_enabled())
     census = new_census(job.device)
-    losses = []
+    losses, drawn = [], []
     for iteration, batch in enumerate(job.batches(state.epoch, iterations)):
         step = state.epoch * iterations + iteration
         factor = rate_at(step, total, schedule=settings.schedule, warmup_share=settings.warmup_share)
@@ -103,9 +106,26 @@ def _train_epoch(state: TrainState, job: Job) -> float:
         numbers = train_step(state, job, batch, census)
         watch.look(iteration, batch.cases, numbers)
         losses.append(numbers[0])
+        drawn.append(batch.cases)
     watch.close()
     state.census += sum_over_ranks(census).cpu()
+    if job.case_scores is not None:
+        rate_cases(job.case_scores, drawn, torch.stack(losses).tolist())
+        state.case_scores = job.case_scores
     return float(torch.stack(losses).mean())
+
+
+def rate_cases(scores: dict[str, float], drawn: Sequence[tuple[str, ...]], losses: Sequence[float]) -> None:
+    """Blend 1 - loss of each batch into the scores of its cases, in place; all ranks get the same.
+
+    Args:
+        scores: By case id.
+        drawn: This rank's cases, batch by batch.
+        losses: Of each batch, over all ranks.
+    """
+    for ranks, loss in zip(zip(*gather(list(drawn))), losses):
+        cases = [case for rank in ranks for case in rank]
+        scores.update(blend_scores(scores, cases, [1 - loss] * len(cases)))
 
 
 def train_step(state: TrainState, job: Job, batch: Batch, census: Tensor | None = None) -> Tensor:

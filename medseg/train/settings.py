@@ -30,6 +30,7 @@ class Train(Settings):
     clip_norm: Positive = 12.0
     supervision_weights: tuple[NotNegative, ...] = ()  # finest level first; none: 1/2^level (nnU-Net)
     foreground_share: Share = 1 / 3
+    hard_cases: bool = False  # draw cases of high loss up to three times as often as those of low loss
     accumulate: Count = 1  # parts in which a batch passes the network: less memory, the same step
     checkpoint_activations: bool = False  # compute them again for the backward pass: less memory, 1/3 slower
     freeze_epochs: Annotated[int, Field(ge=0)] = 0  # at the start, in which the encoder stays as it is

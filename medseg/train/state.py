@@ -39,7 +39,7 @@ UNREADABLE = (
     ValueError,
     struct.error,
 )
-PLAIN = ("epoch", "best_dice", "best_epoch", "best", "history", "is_stopped", "census")
+PLAIN = ("epoch", "best_dice", "best_epoch", "best", "history", "is_stopped", "census", "case_scores")
 Origin = Mapping[str, Any]
 
 
@@ -59,6 +59,7 @@ class TrainState:
     is_stopped: bool = False
     census: Tensor = field(default_factory=lambda: new_census(torch.device("cpu")))  # of all patches so far
     findings: list[Finding] = field(default_factory=list)
+    case_scores: dict[str, float] = field(default_factory=dict)  # 1 - loss, blended: what hard cases are
 
     def update_average(self, decay: float) -> None:
         """Move the average towards the weights (exponential moving average; decay 0 copies)."""

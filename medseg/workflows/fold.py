@@ -18,6 +18,7 @@ from medseg.data.lateral import choose_swaps
 from medseg.data.loader import Patches, open_loader
 from medseg.data.loading import output_names, region_classes
 from medseg.data.plan import Plan
+from medseg.data.sampling import weigh_cases
 from medseg.data.settings import Data
 from medseg.data.store import StoredCase
 from medseg.data.worklog import Worklog
@@ -113,6 +114,8 @@ def make_job(
             hint="set grid.batch_size to a multiple of the number of processes, or train.accumulate=1",
             code="BATCH_UNEVEN",
         )
+    scores: dict[str, float] | None = {} if config.train.hard_cases else None
+    names = [case.id for case in fold.training]
     patches = Patches(
         fold.training,
         fold.plan,
@@ -122,6 +125,7 @@ def make_job(
         extra=[build_extra(step.name, step.options) for step in config.augment.extra],
         swap=choose_swaps(config.augment, label_names(config)),
         worklog=worklog,
+        weights=None if scores is None else lambda epoch: weigh_cases(scores, names),
     )
     batches = open_loader(patches, batch_size=batch, workers=workers, share=share, device=device)
     loss = select("loss", LOSSES, config.loss.name, config.loss.options)
@@ -140,6 +144,7 @@ def make_job(
         seed=config.seed,
         validate=_make_validation(config, fold, fold.validation, share),
         validate_training=_make_validation(config, fold, fold.training, share),
+        case_scores=scores,
         holders={labels[value]: counts[value] for value in sorted(labels)},
     ), worklog
 

@@ -178,6 +178,8 @@ def _train(task: Task, job: Job) -> TrainState:
     origin = task.fold.origin(config)
     if not is_new:
         load_checkpoint(checkpoint, state, origin)
+        if job.case_scores is not None:
+            job.case_scores.update(state.case_scores)
     settings = config.train.model_copy(update={"accumulate": engine.accumulate})
     job = replace(job, settings=settings, dtype=engine.torch_dtype, is_compiled=engine.is_compiled)
     epochs = settle_epochs(folder, state, job, task.max_minutes)

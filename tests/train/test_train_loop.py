@@ -7,7 +7,7 @@ from torch import nn
 
 from medseg.core.errors import ResourceError
 from medseg.data.loader import Batch
-from medseg.train.loop import Job, averaged, train
+from medseg.train.loop import Job, averaged, rate_cases, train
 from medseg.train.settings import Train
 from medseg.train.state import TrainState, start_state
 from tests.train.conftest import CPU, batches
@@ -198,3 +198,14 @@ def test_batches_are_asked_for_by_epoch(make_state: MakeState, make_job: MakeJob
 
     train(make_state(), make_job(batches=note, epochs=2))
     assert asked == [(0, 3), (1, 3)]
+
+
+def test_cases_are_rated_by_the_loss_of_their_batches():
+    scores: dict[str, float] = {"a": 0.5}
+    rate_cases(scores, [("a", "b"), ("b",)], [0.1, 0.4])
+    assert scores == pytest.approx({"a": 0.8 * 0.5 + 0.2 * 0.9, "b": 0.8 * 0.9 + 0.2 * 0.6})
+
+
+def test_scores_of_cases_are_kept_where_batches_are_drawn_by_them(make_state, make_job):
+    state = train(make_state(), make_job(case_scores={}, epochs=1))
+    assert set(state.case_scores) == {"case-0", "case-1", "case-2", "other"}
