@@ -15,10 +15,10 @@ config_app = typer.Typer(help="Look at settings.", no_args_is_help=True)
 
 def list_entries(
     what: Annotated[
-        str, typer.Argument(help="pipelines, models, losses, metrics, postprocess or formats.")
+        str, typer.Argument(help="pipelines, models, losses, optimizers, metrics, postprocess or formats.")
     ] = "pipelines",
 ) -> None:
-    """List pipelines, models, losses, metrics, post-processing steps or formats.
+    """List pipelines, models, losses, optimizers, metrics, post-processing steps or formats.
 
     Example: `medseg list models`
     """
@@ -30,7 +30,7 @@ def list_entries(
 def _names(what: str) -> list[str]:
     from medseg.core.select import suggest
 
-    kinds = ("pipelines", "models", "losses", "metrics", "formats", "postprocess")
+    kinds = ("pipelines", "models", "losses", "optimizers", "metrics", "formats", "postprocess")
     if what not in kinds:
         raise ConfigError(f"there is no list of `{what}`", hint=suggest(what, kinds), code="UNKNOWN_NAME")
     if what == "pipelines":
@@ -39,7 +39,7 @@ def _names(what: str) -> list[str]:
         return list_pipelines()
     import importlib
 
-    module = {"formats": "io"}.get(what, what)
+    module = {"formats": "io", "optimizers": "train.optimizers"}.get(what, what)
     return sorted(getattr(importlib.import_module(f"medseg.{module}"), what.upper()))
 
 
