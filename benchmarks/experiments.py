@@ -21,6 +21,8 @@ HIPPOCAMPUS, NUCLEI, SARCOMA = "hippocampus_mr", "nuclei_fluorescence", "sarcoma
 DATA = {HIPPOCAMPUS: "hippocampus", NUCLEI: "nuclei", SARCOMA: "sts_pet"}  # folders below $MEDSEG_DATA
 SEEDS = (0, 1, 2)
 FREE = ("workers", "summary", "licence", "expected")  # settings that change no result
+# Settings younger than the first result -> the value that means "as before"; there they enter no id.
+ADDED: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,13 @@ def resolve(experiment: Experiment) -> Tree:
     config = lay(find(experiment.pipeline), None, experiment.overrides())
     tree: Tree = config.model_dump(mode="json", exclude=set(FREE))
     del tree["train"]["epochs"]  # follows from the budget
+    for name, before in ADDED.items():
+        *sections, key = name.split(".")
+        section = tree
+        for part in sections:
+            section = section[part]
+        if section[key] == before:
+            del section[key]
     return tree
 
 
