@@ -1,12 +1,12 @@
 """Kill preprocess, train and infer at random instants; the same command again must end with the same bytes.
 
-    python benchmarks/kill.py --json out/kill.json [--kills 10] [--seed 0]
+    python benchmarks/kill.py --json out/kill.json [--kills 10] [--in-write 2] [--verbs train] [--seed 0]
 
 Each verb runs once to its end, undisturbed: its duration and its files are the reference. Then, for each
 kill, it starts in a fresh folder, its whole process group gets SIGKILL at a random instant (one in each of
-`--kills` equal parts of the duration), and the same command runs to its end. Every file must then equal the
-reference's, except those that hold durations, and nothing may be left over. On a CPU, with epochs and
-threads fixed.
+`--kills` equal parts of the duration), and the same command runs to its end. `train` also kills itself
+`--in-write` times with half a checkpoint on the disk. Every file must then equal the reference's, except
+those that hold durations, and nothing may be left over. On a CPU, with epochs and threads fixed.
 
 Exit: 0 all killed and all equal, 1 not.
 """
@@ -29,7 +29,9 @@ from typing import Any, NamedTuple
 
 # Durations are in report.json, history.csv and, through the history, in checkpoint.pt.
 TIMED = {"report.json", "history.csv", "checkpoint.pt"}
+VERBS = ("preprocess", "train", "infer")
 RETRIES = 4  # of a kill that came after the end
+IN_WRITE = "KILL_IN_WRITE"  # environment: which checkpoint a training dies in
 SETTINGS = {
     "device": "cpu",
     "threads": 1,
@@ -45,7 +47,7 @@ SETTINGS = {
 # Most of the time of a short run is the import of MONAI; `thin` does without.
 NETS = {
     "strided_unet": {
-        "model.name": "strided_unet",
+        "model.name": "kill:strided",
         "model.options": "{features: [8, 16, 16, 16]}",
         "infer.overlap": 0.8,  # many windows, so that infer is not over as soon as it has started
     },
@@ -59,6 +61,28 @@ def thin(in_channels: int, out_channels: int, grid: Any) -> Any:
 
     first, last = nn.Conv3d(in_channels, 8, 3, padding=1), nn.Conv3d(8, out_channels, 3, padding=1)
     return nn.Sequential(first, nn.InstanceNorm3d(8, affine=True), nn.LeakyReLU(), last)
+
+
+def strided(in_channels: int, out_channels: int, grid: Any, *, features: list[int]) -> Any:
+    """Build `strided_unet`; by this name the verbs import this file."""
+    from medseg.models.strided_unet import strided_unet
+
+    return strided_unet(in_channels, out_channels, grid, features=features)
+
+
+def die_in_write(number: int) -> None:
+    """Let this process kill itself in the middle of its `number`-th checkpoint."""
+    write, begun = Path.write_bytes, [0]
+
+    def write_half(path: Path, data: bytes) -> int:
+        if path.name.endswith("checkpoint.pt"):
+            begun[0] += 1
+            if begun[0] == number:
+                write(path, data[: len(data) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+        return write(path, data)
+
+    Path.write_bytes = write_half  # type: ignore[method-assign]
 
 
 class Verb(NamedTuple):
@@ -75,6 +99,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", type=Path, required=True, metavar="FILE")
     parser.add_argument("--kills", type=int, default=10, help="of each verb (default: 10)")
+    parser.add_argument("--in-write", type=int, default=2, help="more of train, in a checkpoint (default: 2)")
+    parser.add_argument("--verbs", nargs="+", choices=VERBS, default=VERBS, help="to kill (default: all)")
     parser.add_argument("--cases", type=int, default=8, help="phantoms (default: 8)")
     parser.add_argument("--epochs", type=int, default=10, help="(default: 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the instants (default: 0)")
@@ -116,9 +142,12 @@ def measure(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     rng = random.Random(options.seed)
     rows = []
     for verb in verbs:
-        row, ended = try_verb(verb, folder, options.kills, rng)
-        rows.append(row)
-        print(json.dumps(row), file=sys.stderr, flush=True)
+        writes = [rng.randint(1, options.epochs) for _ in range(options.in_write)]
+        kills = options.kills if verb.name in options.verbs else 0
+        row, ended = try_verb(verb, folder, kills, writes if kills and verb.name == "train" else [], rng)
+        if kills:
+            rows.append(row)
+            print(json.dumps(row), file=sys.stderr, flush=True)
         if verb.name == "preprocess":
             ended.rename(preprocessed)
         elif verb.name == "train":
@@ -126,8 +155,18 @@ def measure(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def try_verb(verb: Verb, folder: Path, kills: int, rng: random.Random) -> tuple[dict[str, Any], Path]:
-    """Return a verb's row, and the folder that the undisturbed run left."""
+def try_verb(
+    verb: Verb, folder: Path, kills: int, writes: list[int], rng: random.Random
+) -> tuple[dict[str, Any], Path]:
+    """Return a verb's row, and the folder that the undisturbed run left.
+
+    Args:
+        verb: What to kill.
+        folder: Scratch.
+        kills: How often, at random instants.
+        writes: Checkpoints to be killed in, too; the first is 1.
+        rng: Of the instants.
+    """
     reset(verb)
     started = time.perf_counter()
     call([verb.name, *verb.arguments], folder)
@@ -145,40 +184,48 @@ def try_verb(verb: Verb, folder: Path, kills: int, rng: random.Random) -> tuple[
                 break
             duration_s = trial["ended_s"]  # the machine has become faster: aim anew
         trials.append({**trial, "different": differences(expected, hash_files(verb.out))})
+    for number in writes:
+        reset(verb)
+        trial = kill_and_repeat(verb, folder, in_write=number)
+        trials.append({**trial, "different": differences(expected, hash_files(verb.out))})
     shutil.rmtree(verb.out, ignore_errors=True)
     return {
         "verb": verb.name,
-        "kills": kills,
+        "kills": len(trials),
         "killed": sum(trial["was_killed"] for trial in trials),
         "killed_while_writing": sum(trial["was_killed"] and trial["had_written"] for trial in trials),
+        "killed_in_checkpoint": sum(trial["is_torn"] for trial in trials),
         "equal": sum(not trial["different"] for trial in trials),
         "different": sorted({name for trial in trials for name in trial["different"]})[:20],
-        "instants_s": [round(trial["instant_s"], 2) for trial in trials],
+        "instants_s": [round(trial["ended_s"], 2) for trial in trials],
         "undisturbed_s": round(undisturbed_s, 2),
         "files": len(expected),
     }, reference
 
 
-def kill_and_repeat(verb: Verb, folder: Path, instant_s: float) -> dict[str, Any]:
-    """Start a verb, kill its process group after `instant_s`, and run it again to its end."""
+def kill_and_repeat(
+    verb: Verb, folder: Path, instant_s: float | None = None, in_write: int = 0
+) -> dict[str, Any]:
+    """Start a verb, kill its process group after `instant_s` or in a write, and run it again to its end."""
     before = hash_files(verb.out, timed=True)
     started = time.perf_counter()
-    process = start([verb.name, *verb.arguments], folder)
+    process = start([verb.name, *verb.arguments], folder, {IN_WRITE: str(in_write)} if in_write else {})
     try:
         process.communicate(timeout=instant_s)
-        was_killed = False
+        was_killed = process.returncode == -signal.SIGKILL
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         was_killed = True
     ended_s = time.perf_counter() - started
     had_written = hash_files(verb.out, timed=True) != before
+    is_torn = any(verb.out.rglob(".part-*checkpoint.pt"))
     call([verb.name, *verb.arguments], folder)
     return {
-        "instant_s": instant_s,
         "ended_s": ended_s,
         "was_killed": was_killed,
         "had_written": had_written,
+        "is_torn": is_torn,
     }
 
 
@@ -189,10 +236,12 @@ def reset(verb: Verb) -> None:
         shutil.copytree(verb.before, verb.out)
 
 
-def start(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
+def start(
+    arguments: list[str], folder: Path, variables: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Start medseg in a process group of its own."""
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
-    environment = {**os.environ, "MEDSEG_HOME": str(folder / "home"), "PYTHONPATH": path}
+    environment = {**os.environ, **(variables or {}), "MEDSEG_HOME": str(folder / "home"), "PYTHONPATH": path}
     command = [sys.executable, "-m", "medseg", *arguments]
     return subprocess.Popen(
         command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -225,3 +274,5 @@ def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
 
 if __name__ == "__main__":
     sys.exit(main())
+elif IN_WRITE in os.environ:  # imported by a training
+    die_in_write(int(os.environ[IN_WRITE]))

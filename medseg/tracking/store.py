@@ -1,6 +1,7 @@
 """Write a run to MLflow; losing the store never stops or slows the work.
 
 The first failed call warns (TRACKING_LOST) and ends tracking for this run: every later call returns at once.
+Numbers for a slow store are kept and sent together, so that they cost no more than `SHARE` of the time.
 `MlflowClient` is used directly, since MLflow's global functions also record the OS user, the script's path
 and the command line.
 """
@@ -29,6 +30,7 @@ ANONYMOUS = {"mlflow.user": "medseg", "mlflow.source.name": "medseg", "mlflow.so
 MAX_VALUE = 6000  # characters; mlflow.utils.validation.MAX_PARAM_VAL_LENGTH
 MAX_BATCH = 100  # params per call; MAX_PARAMS_TAGS_PER_BATCH
 MAX_METRICS = 1000  # per call; MAX_METRICS_PER_BATCH
+SHARE, SPARE_S = 0.01, 2.0  # of the time that logging numbers may take: a part, and this much at any time
 ABSOLUTE = r"[/~\\]|[A-Za-z]:[/\\]"  # how a path starts that tells about this machine
 TABLES = "mlflow.loggedArtifacts"  # the tag by which the interface knows which JSON files are tables
 
@@ -45,6 +47,8 @@ class Tracker:
         self._client: Any = None
         self._tables: list[str] = []
         self._artifacts: Path | None = None
+        self._waiting: list[Any] = []  # numbers that were not sent yet
+        self._opened_s, self._spent_s = time.monotonic(), 0.0
 
     @classmethod
     def off(cls) -> Tracker:
@@ -63,14 +67,15 @@ class Tracker:
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
-        metrics = [
+        self._waiting += [
             Metric(_clean(name), float(value), now_ms, step)
             for name, value in values.items()
             if value is not None and math.isfinite(value)
         ]
-        for start in range(0, len(metrics), MAX_METRICS):
-            chunk = metrics[start : start + MAX_METRICS]
-            self._try(lambda chunk=chunk: self._client.log_batch(self.run_id, metrics=chunk))  # type: ignore[misc]
+        now_s = time.monotonic()
+        if self._spent_s <= SPARE_S + SHARE * (now_s - self._opened_s):
+            self._send()
+            self._spent_s += time.monotonic() - now_s
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Copy a file, under its own name, into a folder of the run."""
@@ -94,8 +99,16 @@ class Tracker:
             known = json.dumps([{"path": table, "type": "table"} for table in self._tables])
             self._try(lambda: self._client.set_tag(self.run_id, TABLES, known))
 
+    def _send(self) -> None:
+        """Send the numbers that wait; they are gone where the store is lost."""
+        metrics, self._waiting = self._waiting, []
+        for start in range(0, len(metrics), MAX_METRICS):
+            chunk = metrics[start : start + MAX_METRICS]
+            self._try(lambda chunk=chunk: self._client.log_batch(self.run_id, metrics=chunk))  # type: ignore[misc]
+
     def end(self, status: str = "FINISHED") -> None:
         """Close the run as FINISHED, FAILED or KILLED; the tracker is off afterwards."""
+        self._send()
         self._try(lambda: self._client.set_terminated(self.run_id, status))
         self._client = None
 

@@ -171,6 +171,26 @@ def test_store_that_is_lost_during_a_run_is_not_called_again(monkeypatch, caplog
     assert tracker.run_id  # so that the run can be resumed
 
 
+def test_a_slow_store_costs_a_hundredth_of_the_time_and_gets_every_number(monkeypatch):
+    now, sent = [0.0], []
+
+    def crawl(run_id: str, metrics: list) -> None:
+        now[0] += 5
+        sent.extend(metrics)
+
+    tracker = start_run("slow", "run")
+    tracker._opened_s = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(tracker._client, "log_batch", crawl)
+    for step in range(200):
+        now[0] += 10
+        tracker.log_metrics({"loss": 1.0}, step)
+    assert 0 < now[0] - 2000 <= 0.01 * 2000 + 2 + 5  # a share, what is always spare, and one call
+    assert len(sent) < 200
+    tracker.end()
+    assert [metric.step for metric in sent] == list(range(200))
+
+
 def test_mistake_in_the_caller_is_not_hidden():
     tracker = start_run("mistake", "run")
 

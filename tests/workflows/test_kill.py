@@ -10,7 +10,7 @@ KILL = Path(__file__).parents[2] / "benchmarks/kill.py"
 
 def test_a_killed_and_repeated_command_ends_with_the_same_bytes(tmp_path: Path):
     result = tmp_path / "kill.json"
-    small = ["--kills", "1", "--cases", "4", "--epochs", "4", "--net", "thin"]
+    small = ["--kills", "1", "--in-write", "1", "--cases", "4", "--epochs", "4", "--net", "thin"]
     command = [sys.executable, str(KILL), "--json", str(result), *small]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.exists(), ended.stderr
@@ -20,4 +20,5 @@ def test_a_killed_and_repeated_command_ends_with_the_same_bytes(tmp_path: Path):
         ("train", []),
         ("infer", []),
     ]
+    assert tree["rows"][1]["killed_in_checkpoint"] >= 1
     assert ended.returncode == 0 and tree["ok"] and tree["ratio"] == tree["target"]
