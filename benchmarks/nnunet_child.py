@@ -23,8 +23,7 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoM
     nnUNetTrainerNoMirroring,
 )
 
-WARM, TIMED = 2, 6  # iterations before the number of iterations is settled
-SAVE_EVERY_S = 60.0  # CPU seconds
+SAVE_EVERY_S = 20.0  # CPU seconds
 SPARE = 1.1  # prediction of all cases, from that of one
 
 
@@ -50,7 +49,7 @@ def main(path: str, spent_s: str) -> None:
     state = train(trainer, order, budget, state, lambda: predict(predictor, order, order["held_out"][:1]))
     save(work / "checkpoint.pt", trainer, state)
     predict(predictor, order, order["held_out"])
-    done = {key: state[key] for key in ("iterations", "train_cpu_s", "planned", "prediction_s", "losses")}
+    done = {key: state[key] for key in ("iterations", "train_cpu_s", "prediction_s", "losses")}
     (work / "done.json").write_text(json.dumps(done))
 
 
@@ -85,44 +84,36 @@ def make_predictor(trainer: nnUNetTrainer) -> nnUNetPredictor:
 def train(
     trainer: nnUNetTrainer, order: dict[str, Any], budget: Budget, state: dict[str, Any], predict_one: Any
 ) -> dict[str, Any]:
-    """Train until what is left is needed for the prediction, or until the schedule ends."""
-    is_scaled = order["recipe"]["scaled"]
+    """Train until what is left is needed for the prediction."""
     if not state["prediction_s"]:
         started = time.process_time()
         predict_one()
         state["prediction_s"] = (time.process_time() - started) * len(order["held_out"]) * SPARE
     trainer.network.train()
     trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
-    saved = timed = time.process_time()
-    while not state["planned"] or state["iterations"] < state["planned"]:
+    saved = time.process_time()
+    while (left_s := budget.left_s() - state["prediction_s"]) > state["longest_s"]:
         started = time.process_time()
-        if not is_scaled and budget.left_s() - state["prediction_s"] < state["longest_s"]:
-            break
-        set_rate(trainer, state, is_scaled)
+        set_rate(trainer, state, left_s if order["recipe"]["scaled"] else None)
         state["losses"].append(round(float(step(trainer, order["recipe"]["bf16"])), 4))
         state["iterations"] += 1
         now = time.process_time()
         state["train_cpu_s"] += now - started
         state["longest_s"] = max(state["longest_s"], now - started)
-        if state["iterations"] == WARM:
-            timed = now
-        if is_scaled and state["iterations"] == WARM + TIMED:
-            rest = (budget.left_s() - state["prediction_s"]) * TIMED / (now - timed)
-            state["planned"] = state["iterations"] + max(0, int(rest))
-        if now - saved > SAVE_EVERY_S and (state["planned"] or not is_scaled):
+        if now - saved > SAVE_EVERY_S:
             saved = now
             save(Path(order["work"], "checkpoint.pt"), trainer, state)
     return state
 
 
-def set_rate(trainer: nnUNetTrainer, state: dict[str, Any], is_scaled: bool) -> None:
-    """Set the learning rate: its poly schedule, over its 1000 epochs or over the iterations that fit."""
-    if is_scaled:
-        progress = state["iterations"] / state["planned"] if state["planned"] else 0.0
-        for group in trainer.optimizer.param_groups:
-            group["lr"] = trainer.initial_lr * (1 - progress) ** 0.9
-    else:
+def set_rate(trainer: nnUNetTrainer, state: dict[str, Any], left_s: float | None) -> None:
+    """Set the learning rate: its poly schedule over 1000 epochs, or over the CPU seconds that there are."""
+    if left_s is None:
         trainer.lr_scheduler.step(state["iterations"] // trainer.num_iterations_per_epoch)
+        return
+    progress = state["train_cpu_s"] / (state["train_cpu_s"] + left_s)
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = trainer.initial_lr * (1 - progress) ** 0.9
 
 
 def step(trainer: nnUNetTrainer, is_bf16: bool) -> Any:
@@ -166,7 +157,7 @@ def load(path: Path, trainer: nnUNetTrainer) -> dict[str, Any]:
     """Fill the trainer from a checkpoint, if there is one, and return the counters."""
     if not path.exists():
         times = {"train_cpu_s": 0.0, "prediction_s": 0.0, "longest_s": 0.0}
-        return {"iterations": 0, "planned": 0, "losses": [], **times}
+        return {"iterations": 0, "losses": [], **times}
     tree = torch.load(path, weights_only=True)
     trainer.network.load_state_dict(tree["network"])
     trainer.optimizer.load_state_dict(tree["optimizer"])

@@ -1,8 +1,8 @@
 """The peer's side of the ledger: nnU-Net v2 on the same cases, split and budget of CPU seconds.
 
 own: its 3d_fullres trainer as it is, stopped where the budget ends. scaled: its recipe given every chance:
-the patch that it plans, but a thinner network and a smaller batch, its poly schedule over as many iterations
-as fit, and its own variant without mirroring, which helps where front and back are the labels. Both are
+the patch that it plans, but a thinner network and a smaller batch, its poly schedule over the CPU seconds
+there are, and its own variant without mirroring, which helps where front and back are the labels. Both are
 predicted with its own predictor without mirroring; what medseg's evaluation costs is not counted. Half
 precision (bf16), which its trainer uses on a GPU only, halves the cost of the scaled one, so it gets it too.
 """
