@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from medseg.core.select import select
-from medseg.data.augment import augment_intensity
+from medseg.data.augment import apply_intensity, draw_intensity
 from medseg.data.resample import argmax_resampled, resample_image
 from medseg.data.settings import Augment
 from medseg.losses import LOSSES
@@ -127,7 +127,12 @@ def train(
     for step in range(steps):
         rng = np.random.default_rng([1, step])
         images, masks = zip(*[make(rng) for _ in range(4)], strict=True)
-        changed = [augment_intensity(rng, image[None, ..., None], augment)[..., 0] for image in images]
+        changed = [
+            apply_intensity(torch.from_numpy(image[None, ..., None].copy()), draw_intensity(rng, augment))[
+                ..., 0
+            ].numpy()
+            for image in images
+        ]
         loss = loss_of(
             network(torch.from_numpy(np.stack(changed))), torch.from_numpy(np.stack(masks).astype(np.int64))
         )
