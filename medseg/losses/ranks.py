@@ -10,9 +10,25 @@ which is the gradient of one process with the global batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_is_alone: ContextVar[bool] = ContextVar("is_alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Add up nothing for a while: what one rank tries by itself, no other rank answers."""
+    before = _is_alone.set(True)
+    try:
+        yield
+    finally:
+        _is_alone.reset(before)
 
 
 def sum_ranks(local: Tensor) -> Tensor:
@@ -20,7 +36,7 @@ def sum_ranks(local: Tensor) -> Tensor:
 
     Alone, `local` itself. All ranks must call it equally often and with equal shapes.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if _is_alone.get() or not (dist.is_available() and dist.is_initialized()):
         return local
     total = local.detach().clone()
     dist.all_reduce(total)

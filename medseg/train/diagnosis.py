@@ -13,16 +13,17 @@ import torch
 from torch import Tensor
 
 from medseg.core.errors import ResourceError
+from medseg.core.volume import IGNORED
 from medseg.train.distributed import gather
 from medseg.train.settings import Train
 
 VALUES = 256  # of a label; a census holds the batches with each, then samples, then samples with foreground
-IGNORED = 255  # the losses' default `ignore_index`
 ENOUGH_SAMPLES = 200  # to expect every class among them
 FEW = 0.02  # share of samples with foreground below which sampling is at fault
 RISE = 2.0  # times the loss at the start: no longer noise
 STUCK = 0.01  # Dice
 STUCK_SCORES = 3
+EACH = "val/dice_"  # and the name of a class, or of a region
 GAP = 0.1  # Dice
 
 History = Sequence[Mapping[str, float]]
@@ -52,7 +53,7 @@ class Watch:
         self._waiting: tuple[int, tuple[str, ...], Tensor, torch.cuda.Event | None] | None = None
 
     def look(self, iteration: int, cases: tuple[str, ...], numbers: Tensor) -> None:
-        """Take a step's (loss, gradient norm, this rank's loss) and check those of the step before."""
+        """Take what `train_step` returned of a step, and check the step before."""
         event = None
         if numbers.is_cuda:
             target = torch.empty(numbers.shape, pin_memory=True)
@@ -115,7 +116,7 @@ def find_faults(
     return [
         *find_unsampled(census, holders, is_end=is_end),
         *find_divergence(history, settings.learning_rate),
-        *find_stuck(history, holders),
+        *find_stuck(history),
         *find_gap(history[-1]),
     ]
 
@@ -161,8 +162,8 @@ def find_divergence(history: History, learning_rate: float) -> list[Finding]:
     return [Finding("LEARNING_RATE_DIVERGES", "", text)]
 
 
-def find_stuck(history: History, names: Mapping[str, int]) -> list[Finding]:
-    """Return a finding where the Dice of all classes, or of one, was never above zero."""
+def find_stuck(history: History) -> list[Finding]:
+    """Return a finding where the Dice of all classes, or of one class or region, was never above zero."""
     scores = [row for row in history if "val/dice" in row]
     if len(scores) < STUCK_SCORES:
         return []
@@ -170,15 +171,19 @@ def find_stuck(history: History, names: Mapping[str, int]) -> list[Finding]:
     if all(row["val/dice"] < STUCK for row in scores):
         text = f"Dice stays at 0 {tail}: check labels and intensities; try another train.learning_rate"
         return [Finding("DICE_STUCK", "", text)]
+    best: dict[str, float] = {}
+    for row in scores:
+        for key, value in row.items():
+            if key.startswith(EACH):
+                best[key.removeprefix(EACH)] = max(value, best.get(key.removeprefix(EACH), 0.0))
     return [
         Finding(
             "DICE_STUCK",
             name,
             f"Dice of `{name}` stays at 0 {tail}: raise train.foreground_share or its class weight",
         )
-        for name in names
-        if all(row.get(f"val/dice_{name}", 0.0) < STUCK for row in scores)
-        and any(f"val/dice_{name}" in row for row in scores)
+        for name, value in best.items()
+        if value < STUCK
     ]
 
 

@@ -129,7 +129,9 @@ def rate_cases(scores: dict[str, float], drawn: Sequence[tuple[str, ...]], losse
 
 
 def train_step(state: TrainState, job: Job, batch: Batch, census: Tensor | None = None) -> Tensor:
-    """Do one step; return loss and gradient norm of all ranks, and this rank's own loss.
+    """Do one step; return loss and gradient norm of all ranks, and the mean of this rank's own output.
+
+    The loss is that of all ranks on each of them, so it does not tell which of them it was spoilt by.
 
     Args:
         state: Changes.
@@ -143,13 +145,15 @@ def train_step(state: TrainState, job: Job, batch: Batch, census: Tensor | None 
     if census is not None:
         census += count_labels(label)
     state.optimizer.zero_grad(set_to_none=True)
-    own = torch.zeros((), device=job.device)
+    total, own = torch.zeros((), device=job.device), torch.zeros((), device=job.device)
     for image_part, label_part in zip(*(t.chunk(job.settings.accumulate) for t in (image, label))):
         with autocast(job.device, job.dtype):
-            loss = job.loss(state.network(image_part), label_part) * (len(image_part) / len(image))
+            output = state.network(image_part)
+            loss = job.loss(output, label_part) * (len(image_part) / len(image))
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        own += loss.detach()
-    mean = average_step(state.network, own)  # before unscaling: all ranks see one another's inf
+        total += loss.detach()
+        own += (output if isinstance(output, Tensor) else output[0]).detach().float().mean()
+    mean = average_step(state.network, total)  # before unscaling: all ranks see one another's inf
     state.scaler.unscale_(state.optimizer)
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), job.settings.clip_norm)
     state.scaler.step(state.optimizer)

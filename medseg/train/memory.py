@@ -45,10 +45,10 @@ def find_blocks(network: nn.Module) -> list[nn.Module]:
     ]
 
 
-def _run(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+def _run(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
     if not (block.training and torch.is_grad_enabled()):
-        return forward(*inputs)
-    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=partial(_contexts, block))
+        return forward(*inputs, **named)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=partial(_contexts, block), **named)
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -154,7 +154,9 @@ def _match_classes(
 ) -> tuple[Tensor, str]:
     old, new = (end.classes for end in ends)
     known = [name for name in new if name in old]
-    rows, places = (torch.tensor([names.index(name) for name in known]) for names in (old, new))
+    rows, places = (
+        torch.tensor([names.index(name) for name in known], dtype=torch.int64) for names in (old, new)
+    )
     source = value
     for axis in axes:
         source = source.index_select(axis, rows.to(value.device))

@@ -17,6 +17,7 @@ from torch import nn
 from medseg.core.errors import ConfigError
 from medseg.core.files import read_json, sha256_of_file, write_json
 from medseg.inference.model import SUMS, find_model
+from medseg.losses.ranks import alone
 from medseg.train.budget import epochs_within
 from medseg.train.diagnosis import Finding
 from medseg.train.distributed import agree, is_main_process
@@ -135,10 +136,11 @@ def _decide(network: nn.Module, job: Job) -> Engine:
     image, label = batch.image.to(device), batch.label.to(device)
     if job.dims == 2:
         image, label = image.squeeze(-1), label.squeeze(-1)
-    if dtype is not torch.float32:
-        engine = _check_precision(engine, network, job, (image, label))
-    if wants_compiler:
-        engine = _check_compiler(engine, network, job, (image, label))
+    with alone():  # the other ranks wait for what is decided, not in a sum of the loss
+        if dtype is not torch.float32:
+            engine = _check_precision(engine, network, job, (image, label))
+        if wants_compiler:
+            engine = _check_compiler(engine, network, job, (image, label))
     return engine
 
 

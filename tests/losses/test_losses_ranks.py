@@ -54,6 +54,11 @@ for name, loss in cases.items():
     expected, expected_gradient = whole[name]
     off = (gradient / world - expected_gradient[share]).abs().max() / expected_gradient.abs().max()
     apart[name] = [abs(value / expected - 1), off.item()]
+from medseg.losses.ranks import alone
+if rank == 0:  # the other rank does not take part, and nobody waits
+    with alone():
+        value, _ = run(cases["dice_ce"], slice(None))
+    apart["alone"] = [abs(value / whole["dice_ce"][0] - 1), 0.0]
 dist.destroy_process_group()
 with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
     json.dump(apart, file)
@@ -87,6 +92,10 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[float
 def test_ranks_train_as_one_process_would(name: str, apart: list[dict[str, list[float]]]):
     for found in apart:
         assert max(found[name]) < 1e-12
+
+
+def test_what_a_rank_tries_alone_is_its_own(apart: list[dict[str, list[float]]]):
+    assert apart[0]["alone"] == [0.0, 0.0]
 
 
 def test_alone_a_sum_is_itself():

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from medseg.core.errors import ResourceError
+from medseg.core.volume import IGNORED
 from medseg.data.loader import Batch
-from medseg.train.diagnosis import IGNORED, count_labels, find_divergence, find_stuck, find_unsampled
+from medseg.train.diagnosis import count_labels, find_divergence, find_stuck, find_unsampled
 from medseg.train.loop import Job, train
 from medseg.train.state import TrainState, load_checkpoint, save_checkpoint
 from tests.train.conftest import batches, loss
@@ -128,15 +129,22 @@ def test_dice_that_stays_at_zero_is_named(make_state: MakeState, make_job: MakeJ
 
 def test_a_class_whose_dice_stays_at_zero_is_named_alone(make_state: MakeState, make_job: MakeJob):
     scores = {"dice": 0.4, "dice_organ": 0.8, "dice_tumour": 0.0}
-    state = train(make_state(), make_job(epochs=4, validate=lambda network: scores, holders={}))
-    assert state.findings == []
-    rows = [{f"val/{name}": value for name, value in scores.items()}] * 3
-    found = find_stuck(rows, {"organ": 1, "tumour": 1, "never scored": 1})
-    assert [(finding.code, finding.subject) for finding in found] == [("DICE_STUCK", "tumour")]
+    state = train(make_state(), make_job(epochs=4, validate=lambda network: scores))
+    assert [(finding.code, finding.subject) for finding in state.findings] == [("DICE_STUCK", "tumour")]
+
+
+def test_a_region_is_named_though_it_is_no_class(make_state: MakeState, make_job: MakeJob):
+    job = make_job(validate=lambda n: {"dice": 0.4, "dice_whole": 0.0}, holders={"organ": 1})
+    assert [finding.subject for finding in train(make_state(), job).findings] == ["whole"]
+
+
+def test_a_class_that_is_found_once_is_not_stuck():
+    rows = [{"val/dice": 0.4, "val/dice_organ": value} for value in (0.0, 0.02, 0.0)]
+    assert find_stuck([*rows, {"val/dice": 0.4}]) == []
 
 
 def test_two_validations_at_zero_are_no_proof():
-    assert find_stuck([{"val/dice": 0.0}] * 2, {}) == []
+    assert find_stuck([{"val/dice": 0.0}] * 2) == []
 
 
 def test_a_gap_between_training_and_held_out_cases_is_named(make_state: MakeState, make_job: MakeJob):

@@ -12,6 +12,7 @@ import torch
 from medseg.train.distributed import agree, average_step, gather, is_main_process, process_group
 
 WORKER = """
+import math
 import os
 import sys
 from functools import partial
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from medseg.core.errors import ResourceError
 from medseg.data.loader import Batch
 from medseg.losses import LOSSES
 from medseg.train.distributed import process_group
@@ -29,7 +31,7 @@ from medseg.train.state import load_checkpoint, save_checkpoint, start_state
 torch.set_num_threads(1)
 cpu, folder = torch.device("cpu"), Path(sys.argv[1])
 
-def run(rank, world, epochs=4, accumulate=1, origin=None, name="", size=5):
+def run(rank, world, epochs=4, accumulate=1, origin=None, name="", size=5, spoilt=-1):
     # One Dice over the batch, which needs the sums of all ranks; one part's Dice is not that of the whole.
     loss = partial(LOSSES["dice_ce"], batch_dice=accumulate == 1, dice_weight=float(size == 5))
 
@@ -37,7 +39,8 @@ def run(rank, world, epochs=4, accumulate=1, origin=None, name="", size=5):
         for iteration in range(iterations):
             source = torch.Generator().manual_seed(100 * epoch + iteration)
             image = torch.randn((size, 1, 6, 5, 4), generator=source)  # 3 and 2 samples, or all 5
-            yield Batch(image[rank::world], (image[:, 0] > 0).long()[rank::world], ())
+            image[:, 0, 0, 0, 0] += math.nan if rank == spoilt else 0
+            yield Batch(image[rank::world], (image[:, 0] > 0).long()[rank::world], (f"case of {rank}",))
 
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv3d(1, 3, 3), nn.LeakyReLU(), nn.ConvTranspose3d(3, 2, 3))
@@ -54,6 +57,8 @@ def run(rank, world, epochs=4, accumulate=1, origin=None, name="", size=5):
         train(state, Job(settings, batches, loss, cpu, torch.float32, 3, 0), [stop])
     except Enough:
         pass
+    except ResourceError as error:
+        (folder / f"{name}_{rank}.txt").write_text(error.message)
     save_checkpoint(folder / f"{name}_{rank}.pt", state, {})
 
 if os.environ["RANK"] == "0":
@@ -64,6 +69,7 @@ with process_group(cpu) as share:
     run(*share, name="pair")
     run(*share, accumulate=2, size=4, name="parts")
     run(*share, origin=folder / "half_0.pt", name="joined")
+    run(*share, spoilt=1, name="spoilt")
 """
 
 
@@ -86,7 +92,9 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict]:
     for process in started:
         _, stderr = process.communicate(timeout=120)
         assert process.returncode == 0, stderr.decode()
-    return lambda name: torch.load(folder / f"{name}.pt")
+    return lambda name: (
+        (folder / name).read_text() if name.endswith("txt") else torch.load(folder / f"{name}.pt")
+    )
 
 
 def losses(checkpoint: dict) -> list[float]:
@@ -108,6 +116,11 @@ def test_two_processes_have_the_loss_curve_of_one(ended: Callable[[str], dict]):
 
 def test_batches_in_parts_on_two_processes_have_it_too(ended: Callable[[str], dict]):
     assert losses(ended("parts_0")) == pytest.approx(losses(ended("even_0")), abs=1e-4)
+
+
+def test_a_case_that_spoils_the_loss_of_all_is_named_on_all(ended: Callable[[str], dict]):
+    for rank in (0, 1):
+        assert str(ended(f"spoilt_{rank}.txt")).endswith("with cases case of 1")
 
 
 def test_two_processes_go_on_where_one_was(ended: Callable[[str], dict]):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from medseg.models import MODELS, Grid
 from medseg.train.loop import Job, train, train_step
 from medseg.train.memory import checkpoint_blocks, find_blocks
 from medseg.train.settings import Train
@@ -104,3 +105,22 @@ def test_a_batch_in_parts_trains_alike(make_job: MakeJob):
         return [row["train/loss"] for row in rows]
 
     assert history(2) == pytest.approx(history(1), abs=1e-5)
+
+
+GRID = Grid(2, (16, 16), (1.0, 2.0), ((1, 1), *[(2, 2)] * 3), ((3, 3),) * 4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_has_the_same_gradients_with_activations_computed_twice(name: str):
+    torch.manual_seed(0)
+    plain = MODELS[name](1, 2, GRID, size="nano")
+    twice = copy.deepcopy(plain)
+    assert checkpoint_blocks(twice) > 1
+    image = torch.randn(2, 1, *GRID.patch)
+    for network in (plain, twice):
+        torch.manual_seed(1)
+        outputs = network.train()(image)
+        sum(o.square().mean() for o in (outputs if isinstance(outputs, list) else [outputs])).backward()
+    for one, other in zip(plain.parameters(), twice.parameters()):
+        assert torch.equal(one.grad, other.grad)
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), twice.state_dict().values()))

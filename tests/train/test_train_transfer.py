@@ -93,6 +93,15 @@ def test_rows_of_known_classes_are_carried_over_and_others_stay_fresh():
     assert "classes background, tumour by name, 2 of 4 fresh" in summarize(moved)
 
 
+def test_regions_that_share_no_name_with_the_classes_start_afresh():
+    new = Ends(("ct",), ("whole", "core"))  # a head of sigmoids has no background
+    source, target = fill(make(OLD)), make(new)
+    head = target[6].weight.detach().clone()
+    moved = transfer(source, target, OLD, new)
+    assert torch.equal(target[6].weight, head) and torch.equal(target[3].weight, source[3].weight)
+    assert "2 of 2 fresh" in summarize(moved)
+
+
 def test_equally_many_classes_of_other_names_are_not_confused():
     new = Ends(("ct",), ("background", "tumour", "organ"))
     source, target = fill(make(OLD)), make(new)
