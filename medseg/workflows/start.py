@@ -110,11 +110,10 @@ def settle_engine(folder: Path, network: nn.Module, job: Job) -> Engine:
             network.compile()
         return known
     engine = agree(_decide(network, job))
-    if engine.is_compiled and not is_main_process():
-        network.compile()
-    save_engine(folder, engine)
-    for note in engine.notes:
-        log.warning("%s %s", note.code, note.message)
+    if is_main_process():
+        save_engine(folder, engine)
+        for note in engine.notes:
+            log.warning("%s %s", note.code, note.message)
     return engine
 
 
@@ -125,12 +124,12 @@ def save_engine(folder: Path, engine: Engine) -> None:
 
 
 def _decide(network: nn.Module, job: Job) -> Engine:
-    """Return the engine that works here; on other ranks than 0, what it would be if all did."""
+    """Return the engine that works here. Every rank tries: a loss may need the sums of all of them."""
     settings, device = job.settings, job.device
     dtype = choose_precision(settings.amp, device)
     engine = Engine(device.type, str(dtype).removeprefix("torch."), False, settings.accumulate)
     wants_compiler = settings.compile == "on" or (settings.compile == "auto" and device.type == "cuda")
-    if (dtype is torch.float32 and not wants_compiler) or not is_main_process():
+    if dtype is torch.float32 and not wants_compiler:
         return engine
     batch = next(iter(job.batches(0, 1)))
     image, label = batch.image.to(device), batch.label.to(device)

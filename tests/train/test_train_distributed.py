@@ -71,6 +71,25 @@ with process_group(cpu) as share:
     run(*share, origin=folder / "half_0.pt", name="joined")
     run(*share, spoilt=1, name="spoilt")
 """
+WORKER += """
+    import torch.distributed as dist
+    from medseg.workflows.start import settle_engine
+
+    def summed(logits, label):
+        value = loss_of(logits, label)
+        dist.all_reduce(value)  # as losses of the whole batch do: a rank alone would wait for ever
+        return value
+
+    def loss_of(logits, label):
+        return nn.functional.cross_entropy(logits.float(), label).clone()
+
+    def one(epoch, iterations):
+        yield Batch(torch.ones(1, 1, 6, 5, 4), torch.ones(1, 6, 5, 4).long(), ())
+
+    job = Job(Train(amp="bf16"), one, summed, cpu, torch.float32, 3, 0)
+    engine = settle_engine(folder, nn.Conv3d(1, 2, 3, padding=1), job)
+    torch.save(engine.dtype, folder / f"dtype_{share[0]}.pt")
+"""
 
 
 def free_port() -> int:
@@ -132,6 +151,23 @@ def test_both_count_the_patches_of_both(ended: Callable[[str], dict]):
     assert torch.equal(ended("alone_0")["census"][-2:], torch.tensor([80, 80]))
     assert torch.equal(ended("pair_1")["census"], ended("pair_0")["census"])
     assert torch.equal(ended("pair_1")["census"][-2:], torch.tensor([80, 80]))
+
+
+def test_both_check_half_precision_together(ended: Callable[[str], dict]):
+    assert ended("dtype_0") == ended("dtype_1") == "bfloat16"
+
+
+def test_a_gpu_of_ones_own_and_both_backends(monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    said: list[object] = []
+    monkeypatch.setattr("torch.cuda.set_device", said.append)
+    monkeypatch.setattr("torch.distributed.init_process_group", said.append)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: said.append("ended"))
+    with process_group(torch.device("cuda")) as share:
+        assert share == (1, 2)
+    assert said == [1, "cpu:gloo,cuda:nccl", "ended"]
 
 
 def test_without_torchrun_there_is_one_rank(monkeypatch: pytest.MonkeyPatch):
