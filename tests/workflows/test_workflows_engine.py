@@ -7,10 +7,12 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from medseg.data import loader
 from medseg.data.loader import Patches
 from medseg.data.worklog import explain_death
 from medseg.train import loop
@@ -113,15 +115,20 @@ def test_another_error_keeps_its_traceback(run: Path, monkeypatch: pytest.Monkey
 
 
 def kill_workers(monkeypatch: pytest.MonkeyPatch, when: Callable[[], bool]) -> None:
-    """Let a loader process kill itself before it makes a patch."""
-    make, parent = Patches.__getitem__, os.getpid()
+    """Let a loader process kill itself while it makes a patch."""
+    make, read, parent, at = Patches.__getitem__, loader.read_box, os.getpid(), []
 
-    def make_or_die(self: Patches, index: tuple[int, int]):
-        if os.getpid() != parent and index == (1, 0) and when():
-            os.kill(os.getpid(), signal.SIGKILL)
+    def note(self: Patches, index: tuple[int, int, int]) -> loader.Cut:
+        at[:] = index
         return make(self, index)
 
-    monkeypatch.setattr(Patches, "__getitem__", make_or_die)
+    def read_or_die(*arguments: Any) -> Any:
+        if os.getpid() != parent and at[:2] == [1, 0] and when():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(*arguments)
+
+    monkeypatch.setattr(Patches, "__getitem__", note)
+    monkeypatch.setattr(loader, "read_box", read_or_die)
     monkeypatch.setattr("medseg.workflows.train.count_workers", lambda device: 2)
 
 
