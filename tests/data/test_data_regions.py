@@ -5,7 +5,6 @@ import pytest
 from pydantic import ValidationError
 
 from medseg.core.errors import DataError
-from medseg.core.geometry import Geometry
 from medseg.core.volume import IGNORED, Labels
 from medseg.data.cases import Case
 from medseg.data.checks import check_case
@@ -14,7 +13,7 @@ from medseg.data.loading import output_names, region_classes, region_paints, to_
 from medseg.data.preprocess import preprocess_image
 from medseg.data.store import StoredCase, write_case
 from medseg.io import read_labels, write_labels, write_volume
-from tests.builders import SPACING_MM, make_box_case, make_data, make_plan
+from tests.builders import make_box_case, make_data, make_plan
 
 WHOLE = {"name": "whole", "covers": (20, 30, 40), "paints": 20}
 CORE = {"name": "core", "covers": (30, 40), "paints": 40}
@@ -133,8 +132,7 @@ def store_sparse(folder, classes, reference=None):
     image, _ = make_box_case(classes.shape)
     write_volume(folder / "source.nii.gz", image)
     array, placement = preprocess_image(image, make_plan())
-    geometry = Geometry.of_spacing(classes.shape, SPACING_MM)
-    reference = Labels(classes.astype(np.uint16) if reference is None else reference, geometry)
+    reference = Labels(classes.astype(np.uint16) if reference is None else reference, image.geometry)
     write_case(folder / "a", "key", (array, classes), placement, reference, folder / "source.nii.gz")
     return StoredCase(folder / "a")
 

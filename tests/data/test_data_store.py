@@ -108,13 +108,13 @@ def test_points_lie_in_their_label(tmp_path):
 def test_a_large_label_is_sampled_without_repeats(tmp_path):
     _, label = make_box_case((20, 20, 20))
     label.array[...] = 1
-    points = store._foreground_points(label.array)
+    points = store._list_points(label.array)["points"]
     assert list(points) == ["1"]
     assert len(set(points["1"])) == store.POINTS
 
 
 def test_background_has_no_points():
-    assert store._foreground_points(np.zeros((3, 4, 5), np.uint8)) == {}
+    assert store._list_points(np.zeros((3, 4, 5), np.uint8)) == {"points": {}}
 
 
 def test_a_case_is_stored_under_its_key(tmp_path):
