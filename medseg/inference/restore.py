@@ -36,12 +36,12 @@ def restore_regions(
 
 
 def restore_region_probabilities(
-    logits_RIJK: NDArray[np.float32], placement: Placement
+    logits_CIJK: NDArray[np.float32], placement: Placement
 ) -> NDArray[np.float32]:
-    """Return (R, I, J, K) probabilities of overlapping regions on the scan's own grid; outside the box 0."""
+    """Return (C, I, J, K) probabilities of overlapping regions on the scan's own grid; outside the box 0."""
     from scipy.special import expit
 
-    probabilities = expit(_resample_linear(logits_RIJK, placement))
+    probabilities = expit(_resample_linear(logits_CIJK, placement))
     return np.stack([_place(channel, placement, fill=0) for channel in probabilities])
 
 

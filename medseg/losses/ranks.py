@@ -46,6 +46,5 @@ def sum_ranks(local: Tensor) -> Tensor:
 
 def divide_sums(total: Tensor, count: Tensor) -> Tensor:
     """Return the global `total` over the global `count`, element by element; 0 / 0 is 0."""
-    totals, counts = sum_ranks(torch.stack([total, count.to(total.dtype)]))
-    quotient: Tensor = totals / torch.where(counts > 0, counts, 1)
-    return quotient
+    totals, counts = sum_ranks(torch.stack([total, count.to(total.dtype)])).unbind()
+    return totals / torch.where(counts > 0, counts, 1)

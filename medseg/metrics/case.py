@@ -93,8 +93,8 @@ def evaluate_case(
     groups = {}
     for name, values in (regions or {}).items():
         box = joint_box([boxes[value] for value in values if boxes[value][0].stop], reference.shape)
-        inside = [np.isin(labels_IJK[box], values) for labels_IJK in (reference, predicted)]
-        groups[name] = _measure(Pair(inside[0], inside[1], spacing_mm), name, metrics)
+        pair = Pair(np.isin(reference[box], values), np.isin(predicted[box], values), spacing_mm)
+        groups[name] = _measure(pair, name, metrics)
     defined = [overlap for overlap in overlaps if overlap is not None]
     return CaseMetrics(
         case_id=case_id,

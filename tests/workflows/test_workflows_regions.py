@@ -19,6 +19,7 @@ TRAINING = {
     "train.epochs": 1,
     "train.iterations_per_epoch": 60,
     "train.learning_rate": 0.01,
+    "train.ema_decay": 0.8,
     "data.channels.ct.normalize": "zscore",
 }
 
@@ -81,13 +82,14 @@ def test_inference_gives_a_probability_per_region_and_the_mask_that_they_paint(
 
 
 def scribble(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return 3 on two lines of background, 1 and 2 on a line through each structure, 0 on all others."""
+    """Return the label on three lines through each structure, with 3 for background, and 0 off them."""
+    values = np.where(label, label, 3)
     drawn = np.zeros_like(label)
     for value in (1, 2):
         i, j, k = (int(axis[len(axis) // 2]) for axis in np.nonzero(label == value))
-        drawn[i, :, k][label[i, :, k] == value] = value
-        drawn[:, j, k][label[:, j, k] == value] = value
-    drawn[0, :, 5] = drawn[:, 0, 2] = drawn[:, -1, 7] = 3
+        drawn[i, :, k] = values[i, :, k]
+        drawn[:, j, k] = values[:, j, k]
+        drawn[i, j, :] = values[i, j, :]
     return drawn
 
 
@@ -112,11 +114,11 @@ def test_scribbles_teach_whole_structures(scribbles: Path):
         truth = make_case(IDS.index(name))[1].array
         assert (scribble(truth) > 0).mean() < 0.03
         assert set(np.unique(mask)) <= {0, 1, 2}
-        assert dice(mask > 0, truth > 0) > 0.7
+        assert dice(mask > 0, truth > 0) > 0.75
 
 
 def test_only_scribbled_voxels_are_scored(scribbles: Path):
-    rows = list(csv.DictReader((scribbles / "evaluation/cases.csv").open()))
+    rows = list(csv.DictReader((scribbles / "evaluation/cases.csv").read_text().splitlines()))
     assert len(rows) == 6  # three cases, two labels
     for row in rows:
         drawn = scribble(make_case(IDS.index(row["id"]))[1].array)
@@ -127,6 +129,6 @@ def test_only_scribbled_voxels_are_scored(scribbles: Path):
 
 
 def test_validation_counts_scribbled_voxels_alone(scribbles: Path):
-    (row,) = csv.DictReader((scribbles / "fold_0/history.csv").open())
+    (row,) = csv.DictReader((scribbles / "fold_0/history.csv").read_text().splitlines())
     assert 0 < float(row["val/dice"]) <= 1
     assert json.loads((scribbles / "report.json").read_text())["metrics"]["mean"]["dice"] > 0.5
