@@ -9,6 +9,7 @@ import pytest
 
 from medseg.config.layers import resolve
 from medseg.config.pipelines import find_pipeline
+from medseg.workflows.train import select_all
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "symptoms.md").read_text(encoding="utf-8")
@@ -25,7 +26,9 @@ def pictures():
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_each_setting_can_be_given(setting):
-    resolve(find_pipeline("phantom_ct"), None, [setting])
+    config = resolve(find_pipeline("phantom_ct"), None, ["model={name: unet}", setting])
+    select_all(config)  # names of losses, networks and their options, too
+    assert setting.split("=")[0].split(".")[0] in config.model_dump()
 
 
 def test_each_picture_is_shown_and_small(pictures):

@@ -75,9 +75,10 @@ def test_children_of_a_killed_process_are_waited_for(tmp_path: Path, monkeypatch
     write_holder(tmp_path, socket.gethostname(), NOBODY)
     child = os.open(tmp_path / NAME, os.O_RDWR)
     fcntl.flock(child, fcntl.LOCK_EX)
-    monkeypatch.setattr(lock.time, "sleep", lambda seconds: os.close(child))
+    waited = []
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: waited.append(os.close(child)))
     with lock_folder(tmp_path):
-        pass
+        assert len(waited) == 1
 
 
 def test_children_that_do_not_end_are_not_waited_for_for_ever(
