@@ -10,8 +10,9 @@ from typing import Any
 
 import experiments
 from experiments import ROOT, Experiment, Tree, queue, unique
-from intervals import interval, paired_interval
 from medseg_side import read
+
+from medseg.metrics.paired import Interval, bootstrap_mean
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 MARK = re.compile(r"(<!-- ledger: (\w+) -->\n).*?(<!-- ledger: end -->)", re.DOTALL)
@@ -244,10 +245,21 @@ def spread(values: Sequence[float]) -> str:
     return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
 
 
-def show(figure: tuple[float, float, float], sign: str = "") -> str:
-    """Return a mean with its interval."""
-    mean, low, high = (f"{value:{sign}.4f}" for value in figure)
-    return f"{mean} [{low}, {high}]"
+def interval(values: Sequence[float]) -> Interval:
+    """Return the mean over cases and its interval; in these cohorts every case is a patient."""
+    return bootstrap_mean(values, range(len(values)), seed=0)
+
+
+def paired_interval(a: Sequence[float], b: Sequence[float]) -> Interval:
+    """Return the mean of a - b, case by case, and its interval."""
+    return interval([x - y for x, y in zip(a, b, strict=True)])
+
+
+def show(figure: Interval, sign: str = "") -> str:
+    """Return a mean with its interval, if there is one."""
+    if figure.low is None:
+        return f"{figure.mean:{sign}.4f}"
+    return f"{figure.mean:{sign}.4f} [{figure.low:{sign}.4f}, {figure.high:{sign}.4f}]"
 
 
 def dice(result: Tree | None) -> str:

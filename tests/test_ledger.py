@@ -13,7 +13,6 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 import calibration  # noqa: E402
 import experiments  # noqa: E402
-import intervals  # noqa: E402
 import ledger  # noqa: E402
 import medseg_side  # noqa: E402
 import nnunet_side  # noqa: E402
@@ -318,39 +317,15 @@ def test_a_scaled_plan_is_thinner_and_its_own_plan_is_left_alone():
     assert network["n_stages"] == 3 and nnunet_side.adapt(plans, {}) is plans
 
 
-# ---- intervals ----------------------------------------------------------------------------------
-
-
-def test_a_constant_difference_has_no_width():
-    mean, low, high = intervals.paired_interval([0.75, 1.0, 0.5], [0.25, 0.5, 0.0], samples=100)
-    assert mean == low == high == 0.5
-
-
-def test_an_interval_is_that_of_the_binomial():
-    # 25 of 50: the standard deviation of the mean is sqrt(0.25 / 50) = 0.0707, the interval 0.36 to 0.64
-    mean, low, high = intervals.interval([0.0, 1.0] * 25)
-    assert mean == 0.5
-    assert (low, high) == pytest.approx((0.36, 0.64), abs=0.02)
-
-
-def test_the_same_seed_gives_the_same_interval():
-    a, b = [0.1, 0.5, 0.9], [0.2, 0.3, 0.1]
-    assert intervals.paired_interval(a, b) == intervals.paired_interval(a, b)
-
-
-def test_pairs_of_different_length_are_refused():
-    with pytest.raises(ValueError, match="zip"):
-        intervals.paired_interval([1.0], [1.0, 2.0])
-
-
 # ---- the page -----------------------------------------------------------------------------------
 
 
 def make_ledger(folder, results):
-    """Write results of experiments: (experiment, Dice of two cases, CPU seconds)."""
+    """Write results of experiments: (experiment, Dice of three cases and of three others, CPU seconds)."""
     for experiment, (first, second), cpu_s in results:
         description = describe(experiment)
-        cases = {"a": {"anterior": first, "posterior": first}, "b": {"anterior": second, "posterior": None}}
+        cases = {case: {"anterior": first, "posterior": first} for case in "abc"}
+        cases |= {case: {"anterior": second, "posterior": None} for case in "def"}
         tree = {
             "id": id_of(description),
             "name": experiment.name,
@@ -398,6 +373,10 @@ def test_the_difference_to_the_peer_is_paired_by_case(tmp_path):
     assert row_of(tables.peer(book), "600", "nnunet-own")[2:4] == [tables.MISSING] * 2
 
 
+def test_few_cases_have_no_interval():
+    assert tables.show(tables.paired_interval([0.75] * 5, [0.5] * 5), sign="+") == "+0.2500"
+
+
 def test_a_variant_is_compared_over_the_seeds_that_both_have(tmp_path):
     default = [run for run in ABLATION if run.name == "default"]
     off = [run for run in ABLATION if run.name == "EMA off"]
@@ -418,7 +397,7 @@ def test_folds_are_one_row_over_all_their_cases(tmp_path):
     runs = [run for run in experiments.TASKS if run.pipeline == experiments.SARCOMA][:2]
     book = make_ledger(tmp_path, [(run, (0.5, 0.5), 900.0) for run in runs])
     row = row_of(tables.tasks(book), experiments.SARCOMA)
-    assert row[1:4] == ["2 of 5", "4", "0.5000 [0.5000, 0.5000]"]
+    assert row[1:4] == ["2 of 5", "12", "0.5000 [0.5000, 0.5000]"]
 
 
 def test_networks_are_shown_with_their_size_or_why_they_have_none(tmp_path, monkeypatch):

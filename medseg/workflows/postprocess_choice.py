@@ -39,8 +39,9 @@ def settle_infer(
 ) -> Infer:
     """Choose post-processing on held-out cases, store it, and return how the model is to be applied.
 
-    Steps that the pipeline lists win, and nothing is chosen then, nor with `postprocess_choice: off`, nor
-    from few patients.
+    Steps that the pipeline lists win, and nothing is chosen then, nor with `postprocess_choice: off`, from
+    few patients, of regions (what is dropped of one tears a hole into those around it) or beside ignored
+    voxels (no reader said how many components there are).
 
     Args:
         config: The task.
@@ -51,8 +52,9 @@ def settle_infer(
     """
     path = run.root / "postprocess.json"
     patients = run.patients()
+    is_settled = bool(config.infer.postprocess) or config.infer.postprocess_choice == "off"
     few = len({patients[name] for name in pairs}) < MIN_PATIENTS
-    if config.infer.postprocess or config.infer.postprocess_choice == "off" or few:
+    if is_settled or few or config.data.regions or config.data.ignore_label is not None:
         path.unlink(missing_ok=True)
         return config.infer
     tree = _choose(config, run, pairs, patients, progress)

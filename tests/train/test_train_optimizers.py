@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from medseg.core.errors import ConfigError
+from medseg.models import MODELS, Grid
 from medseg.train.optimizers import OPTIMIZERS, QUINTIC, Muon, find_hidden, orthogonalize
 from medseg.train.settings import Train
 from medseg.train.state import start_state
@@ -174,3 +175,12 @@ def test_an_unknown_name_or_option_is_refused(settings: dict, hint: str):
     with pytest.raises(ConfigError) as caught:
         start_state(make_network(), Train(**settings), CPU, uses_scaler=False)
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_most_of_every_network_is_muons_and_none_of_its_ends(name: str):
+    grid = Grid(2, (16, 16), (1.0, 2.0), ((1, 1), *[(2, 2)] * 3), ((3, 3),) * 4)
+    network = MODELS[name](2, 3, grid, size="nano")
+    hidden = find_hidden(network, (2, 3))
+    assert sum(p.numel() for p in hidden) > 0.5 * sum(p.numel() for p in network.parameters())
+    assert all(len(p) != 3 and p.shape[1] != 2 for p in hidden if p.ndim == 4)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.config import Builder, Config
+from medseg.config import Builder, Config, Region
 from medseg.config.pipelines import find_pipeline
 from medseg.core.errors import ConfigError
 from medseg.core.files import sha256_of_file, write_csv
@@ -159,6 +159,17 @@ def test_nothing_is_chosen_with(infer: dict, n_cases: int, config: Config, tmp_p
     config = change(config, **infer)
     found, extra = settle(config, *make_pairs(tmp_path, n_cases, 2))
     assert found == config.infer and extra == {} and not (tmp_path / "postprocess.json").exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{"regions": (Region(name="organ", covers=(1,), paints=1),)}, {"ignore_label": 255}],
+    ids=["regions", "ignored voxels"],
+)
+def test_nothing_is_chosen_where_components_of_labels_do_not_tell(data: dict, config: Config, tmp_path: Path):
+    config = config.model_copy(update={"data": config.data.model_copy(update=data)})
+    found, extra = settle(config, *make_pairs(tmp_path, 12, 2))
+    assert found == config.infer and extra == {}
 
 
 def test_off_can_be_written_as_yaml_reads_it():

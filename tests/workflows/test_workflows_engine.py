@@ -101,6 +101,26 @@ def test_a_resumed_run_keeps_its_parts_and_ends_alike(
     assert (run / WEIGHTS).read_bytes() == expected
 
 
+def test_hard_cases_are_the_same_after_a_restart(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = run / "config.yaml"
+    text = config.read_text().replace("hard_cases: false", "hard_cases: true")
+    config.write_text(text.replace("iterations_per_epoch: 2", "iterations_per_epoch: 8"))
+    whole = Path(shutil.copytree(run, tmp_path / "whole"))
+    assert train(whole).exit_code == 0
+    scores = load_scores(whole)
+    assert len(scores) == 3 and len(set(scores.values())) == 3  # of training cases, no two alike
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        fail_at_step(patch, 11, RuntimeError("killed"))  # in the second of two epochs
+        train(run)
+    assert train(run).exit_code == 0
+    assert load_scores(run) == scores
+    assert (run / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+
+
+def load_scores(run: Path) -> dict[str, float]:
+    return torch.load(run / "fold_0/checkpoint.pt", weights_only=True)["case_scores"]
+
+
 def test_single_samples_cannot_be_shrunk(run: Path, monkeypatch: pytest.MonkeyPatch):
     fail_at_step(monkeypatch, 1, full_memory())
     result = train(run, "--auto-shrink")
