@@ -10,9 +10,25 @@ which is the gradient of one process with the global batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_is_alone = ContextVar("_is_alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let losses sum over this process only, in a trial that the other ranks take no part in."""
+    token = _is_alone.set(True)
+    try:
+        yield
+    finally:
+        _is_alone.reset(token)
 
 
 def sum_ranks(local: Tensor) -> Tensor:
@@ -20,7 +36,7 @@ def sum_ranks(local: Tensor) -> Tensor:
 
     Alone, `local` itself. All ranks must call it equally often and with equal shapes.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if _is_alone.get() or not (dist.is_available() and dist.is_initialized()):
         return local
     total = local.detach().clone()
     dist.all_reduce(total)
