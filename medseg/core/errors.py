@@ -35,10 +35,15 @@ def _rebuild(kind: type[MedsegError], message: str, hint: str, code: str) -> Med
     return kind(message, hint=hint, code=code)
 
 
+# torch on a CPU; CUDA, cuDNN and cuBLAS where they allocate past torch.
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether numpy, torch on CUDA or torch on a CPU ran out of memory; torch is not imported for it."""
-    by_name = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return by_name or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
 class ConfigError(MedsegError):

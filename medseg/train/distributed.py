@@ -75,7 +75,7 @@ def average_step(network: nn.Module, loss: Tensor) -> Tensor:
     if not is_joined():
         return loss
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    flat = torch.cat([*(gradient.view(-1) for gradient in gradients), loss.float().view(1)])
+    flat = torch.cat([*(gradient.flatten() for gradient in gradients), loss.float().view(1)])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
     for gradient, part in zip(gradients, torch.split(flat[:-1], [g.numel() for g in gradients])):

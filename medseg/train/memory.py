@@ -48,7 +48,14 @@ def find_blocks(network: nn.Module) -> list[nn.Module]:
 def _run(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
     if not (block.training and torch.is_grad_enabled()):
         return forward(*inputs, **named)
+    if not _find_norms(block):  # compilers know no contexts
+        return checkpoint(forward, *inputs, use_reentrant=False, **named)
     return checkpoint(forward, *inputs, use_reentrant=False, context_fn=partial(_contexts, block), **named)
+
+
+def _find_norms(block: nn.Module) -> list[_BatchNorm]:
+    """Return what keeps running statistics."""
+    return [m for m in block.modules() if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None]
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -58,7 +65,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 @contextmanager
 def _keep_statistics(block: nn.Module) -> Iterator[None]:
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None]
+    norms = _find_norms(block)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0  # normalises by the batch, as before, and learns nothing from it

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -76,21 +77,47 @@ def compare_precision(
     return Agreement(error, abs(half_loss - full_loss) / max(abs(full_loss), 1e-12))
 
 
-def try_compiling(network: nn.Module, loss: Callable[..., Tensor], image_BC: Tensor, label_B: Tensor) -> str:
+def use_fast_kernels(device: torch.device) -> None:
+    """Let cuDNN time its kernels for every new shape: patches have one, windows of validation a few."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+
+
+def compile_network(network: nn.Module) -> None:
+    """Compile in place, so that the names of its weights stay; at the first call, and for its shape alone.
+
+    A second shape (the last part of an uneven batch) gets code of its own, not slower code for any shape.
+    """
+    network.compile(dynamic=False)
+
+
+def try_compiling(
+    network: nn.Module, loss: Callable[..., Tensor], image_BC: Tensor, label_B: Tensor, dtype: torch.dtype
+) -> str:
     """Compile the network in place; return "", or why it cannot be: then it stays as it is.
 
-    A forward and a backward pass are compiled on trial first, since compilers fail at the first call.
+    Compilers fail at the first call, so a forward and a backward pass are run, in the precision of training:
+    in another one more memory would be needed, and all would be compiled again. No weight and no running
+    statistic changes.
     """
     before = network.training
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    works = False
     try:
-        value = loss(torch.compile(network.train())(image_BC), label_B)
+        compile_network(network.train())
+        with autocast(image_BC.device, dtype):
+            value = loss(network(image_BC), label_B)
         value.backward()  # type: ignore[no-untyped-call]
-    except (RuntimeError, ImportError, OSError) as error:
+        works = True
+    except (RuntimeError, ImportError, OSError, subprocess.SubprocessError) as error:
         if is_out_of_memory(error):
             raise
         return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     finally:
+        if not works:
+            network._compiled_call_impl = None  # torch has no name for the way back
+        for buffer, value in buffers:
+            buffer.copy_(value)
         network.zero_grad(set_to_none=True)
         network.train(before)
-    network.compile()
     return ""

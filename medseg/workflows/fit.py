@@ -22,7 +22,7 @@ from medseg.data.plan import SLOW_BATCH, Plan, Scale
 from medseg.data.scales import list_plans, step_work
 from medseg.inference.network import choose_device
 from medseg.train.loop import train
-from medseg.train.precision import choose_precision
+from medseg.train.precision import choose_precision, use_fast_kernels
 from medseg.train.probe import Cost, climb, limit_device, measure, peak_mb
 from medseg.train.state import start_state
 from medseg.workflows.fold import Fold, make_job, make_network, name_ends
@@ -53,6 +53,7 @@ class Trial:
         torch.set_num_threads(self.config.threads or os.cpu_count() or 1)
         device = choose_device(self.config.device)
         limit_device(device, self.cap_mb)
+        use_fast_kernels(device)
         # Nothing is to be learnt of blank cases: at this rate nothing diverges, either.
         recipe = {"epochs": 1, "iterations_per_epoch": STEPS, "learning_rate": 1e-6}
         settings = self.config.train.model_copy(update=recipe)

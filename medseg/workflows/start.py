@@ -22,7 +22,13 @@ from medseg.train.budget import epochs_within
 from medseg.train.diagnosis import Finding
 from medseg.train.distributed import agree, is_main_process
 from medseg.train.loop import Job
-from medseg.train.precision import TOLERANCE, choose_precision, compare_precision, try_compiling
+from medseg.train.precision import (
+    TOLERANCE,
+    choose_precision,
+    compare_precision,
+    compile_network,
+    try_compiling,
+)
 from medseg.train.state import TrainState
 from medseg.train.transfer import Moved
 
@@ -34,7 +40,7 @@ class Engine:
     """How steps are computed.
 
     Args:
-        device: Its kind; on another kind it is decided anew.
+        device: Its kind; on another kind, and where it is "", all but the parts is decided anew.
         dtype: Of the forward pass.
         is_compiled: Whether the network is.
         accumulate: Parts in which a batch passes; `--auto-shrink` raises it.
@@ -107,9 +113,13 @@ def settle_engine(folder: Path, network: nn.Module, job: Job) -> Engine:
     known = agree(Engine.read(path) if path.exists() else None)
     if known and known.device == job.device.type:
         if known.is_compiled:
-            network.compile()
+            compile_network(network)
         return known
+    if known and not known.device:
+        job = replace(job, settings=job.settings.model_copy(update={"accumulate": known.accumulate}))
     engine = agree(_decide(network, job))
+    if known and not known.device:
+        engine = replace(engine, notes=(*known.notes, *engine.notes))
     if is_main_process():
         save_engine(folder, engine)
         for note in engine.notes:
@@ -132,7 +142,8 @@ def _decide(network: nn.Module, job: Job) -> Engine:
     if dtype is torch.float32 and not wants_compiler:
         return engine
     batch = next(iter(job.batches(0, 1)))
-    image, label = batch.image.to(device), batch.label.to(device)
+    # What passes the network at once: more would need memory that training does not.
+    image, label = (t.chunk(settings.accumulate)[0].to(device) for t in (batch.image, batch.label))
     if job.dims == 2:
         image, label = image.squeeze(-1), label.squeeze(-1)
     with alone():  # the other ranks wait for what is decided, not in a sum of the loss
@@ -159,7 +170,7 @@ def _check_precision(
 def _check_compiler(
     engine: Engine, network: nn.Module, job: Job, batch: tuple[torch.Tensor, torch.Tensor]
 ) -> Engine:
-    why = try_compiling(network, job.loss, *batch)
+    why = try_compiling(network, job.loss, *batch, engine.torch_dtype)
     if not why:
         return replace(engine, is_compiled=True)
     text = f"torch.compile failed, training goes on without: {why}"

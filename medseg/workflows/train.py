@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from medseg.train.diagnosis import Finding
 from medseg.train.distributed import process_group
 from medseg.train.loop import Job, train
 from medseg.train.optimizers import OPTIMIZERS
+from medseg.train.precision import use_fast_kernels
 from medseg.train.state import TrainState, load_checkpoint, save_checkpoint, start_state
 from medseg.train.transfer import summarize
 from medseg.workflows.fold import (
@@ -68,7 +70,8 @@ def select_all(config: Config) -> None:
 
 def count_workers(device: torch.device) -> int:
     """Return how many processes make patches: none on a CPU, whose cores are busy anyway."""
-    return LOADER_WORKERS_GPU if device.type == "cuda" else 0
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(LOADER_WORKERS_GPU, cores)) if device.type == "cuda" else 0
 
 
 @dataclass(frozen=True)
@@ -157,8 +160,7 @@ def _try(task: Task, workers: int) -> TrainState | MedsegError:
 
 def _train(task: Task, job: Job) -> TrainState:
     config, folder = task.config, task.folder
-    if task.device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
+    use_fast_kernels(task.device)
     checkpoint = folder / "checkpoint.pt"
     is_new = not checkpoint.exists()
     model = load_model(task.init_from, task.device) if task.init_from and is_new else None
@@ -236,6 +238,7 @@ def _mend(task: Task, failure: MedsegError, workers: int, retries: list[Finding]
     if finding is None:
         raise failure
     log.warning("%s fold %d: %s", finding.code, task.fold.number, finding.message)
+    gc.collect()  # what failed may hang in a cycle with its traceback
     if task.device.type == "cuda":
         torch.cuda.empty_cache()
     return workers
@@ -244,9 +247,11 @@ def _mend(task: Task, failure: MedsegError, workers: int, retries: list[Finding]
 def _shrink(task: Task) -> Finding | None:
     """Double the parts in which a batch passes, and note it; not where each is one sample already."""
     path = task.folder / "engine.json"
-    if not (task.auto_shrink and path.exists() and task.share[1] == 1):
+    if not (task.auto_shrink and task.share[1] == 1):
         return None
-    engine, batch = Engine.read(path), task.fold.plan.batch_size
+    # Memory may run out in the trials that decide on an engine.
+    undecided = Engine("", "float32", False, task.config.train.accumulate)
+    engine, batch = Engine.read(path) if path.exists() else undecided, task.fold.plan.batch_size
     parts = min(2 * engine.accumulate, batch)
     if parts == engine.accumulate:
         return None

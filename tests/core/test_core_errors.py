@@ -3,7 +3,7 @@ import pickle
 import pytest
 
 from medseg.core import errors
-from medseg.core.errors import ConfigError, DataError, GeometryError, MedsegError
+from medseg.core.errors import ConfigError, DataError, GeometryError, MedsegError, is_out_of_memory
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
 
@@ -48,3 +48,19 @@ def test_a_grid_error_is_a_data_error_and_a_config_error_is_not():
 
 def test_the_message_is_what_str_shows():
     assert str(MedsegError("what is wrong", hint="never shown here")) == "what is wrong"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_it"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), False),
+        (OSError("CUDA error: out of memory"), False),
+        (MemoryError(), True),
+    ],
+)
+def test_memory_that_runs_out_is_known_by_what_libraries_say(error: Exception, is_it: bool):
+    assert is_out_of_memory(error) is is_it

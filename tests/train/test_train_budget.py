@@ -34,6 +34,29 @@ def test_the_number_of_epochs_is_the_hand_computed_one(
     assert epochs_within(10, make_state(), make_job(iterations_per_epoch=3)) == 85
 
 
+def test_the_copy_of_a_compiled_network_is_compiled(
+    make_state: MakeState, make_job: MakeJob, clock: list[float], monkeypatch: pytest.MonkeyPatch
+):
+    compiled, state = [], make_state()
+    monkeypatch.setattr(budget, "compile_network", compiled.append)
+    epochs_within(10, state, make_job())
+    assert not compiled
+    epochs_within(10, state, make_job(is_compiled=True))
+    assert len(compiled) == 1 and compiled[0] is not state.network
+
+
+def test_the_clock_waits_for_the_gpu(
+    make_state: MakeState, make_job: MakeJob, clock: list[float], monkeypatch: pytest.MonkeyPatch
+):
+    def wait(device: torch.device) -> None:
+        clock[0] += 8.0  # of steps that were only queued, at the start and at the end
+
+    monkeypatch.setattr("torch.cuda.synchronize", wait)
+    job = make_job(device=torch.device("cuda"), iterations_per_epoch=3)
+    # (4 x 2 + 8) / 4 = 4 s an iteration
+    assert epochs_within(10, make_state(), job) == 42
+
+
 def test_it_is_one_epoch_at_least(make_state: MakeState, make_job: MakeJob, clock: list[float]):
     assert epochs_within(0.001, make_state(), make_job()) == 1
 

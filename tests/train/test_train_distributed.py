@@ -27,6 +27,7 @@ from medseg.train.distributed import process_group
 from medseg.train.loop import Job, train
 from medseg.train.settings import Train
 from medseg.train.state import load_checkpoint, save_checkpoint, start_state
+from medseg.workflows.start import settle_engine
 
 torch.set_num_threads(1)
 cpu, folder = torch.device("cpu"), Path(sys.argv[1])
@@ -61,11 +62,22 @@ def run(rank, world, epochs=4, accumulate=1, origin=None, name="", size=5, spoil
         (folder / f"{name}_{rank}.txt").write_text(error.message)
     save_checkpoint(folder / f"{name}_{rank}.pt", state, {})
 
+def settle(rank):
+    def batches(epoch, iterations):
+        image = torch.randn((2, 1, 6, 5, 4), generator=torch.Generator().manual_seed(0))
+        yield Batch(image, (image[:, 0] > 0).long(), ())
+
+    torch.manual_seed(0)
+    job = Job(Train(amp="bf16"), batches, LOSSES["dice_ce"], cpu, torch.float32, 3, 0)
+    engine = settle_engine(folder, nn.Conv3d(1, 2, 3, padding=1), job)
+    torch.save({"dtype": engine.dtype, "notes": list(engine.notes)}, folder / f"engine_{rank}.pt")
+
 if os.environ["RANK"] == "0":
     run(0, 1, name="alone")
     run(0, 1, epochs=2, name="half")
     run(0, 1, size=4, name="even")
 with process_group(cpu) as share:
+    settle(share[0])
     run(*share, name="pair")
     run(*share, accumulate=2, size=4, name="parts")
     run(*share, origin=folder / "half_0.pt", name="joined")
@@ -145,6 +157,10 @@ def test_a_case_that_spoils_the_loss_of_all_is_named_on_all(ended: Callable[[str
 def test_two_processes_go_on_where_one_was(ended: Callable[[str], dict]):
     half, joined = losses(ended("half_0")), losses(ended("joined_1"))
     assert joined[:2] == half and joined == pytest.approx(losses(ended("alone_0")), abs=1e-4)
+
+
+def test_both_take_the_precision_that_the_first_has_tried(ended: Callable[[str], dict]):
+    assert ended("engine_0") == ended("engine_1") == {"dtype": "bfloat16", "notes": []}
 
 
 def test_both_count_the_patches_of_both(ended: Callable[[str], dict]):

@@ -124,3 +124,17 @@ def test_every_network_has_the_same_gradients_with_activations_computed_twice(na
     for one, other in zip(plain.parameters(), twice.parameters()):
         assert torch.equal(one.grad, other.grad)
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), twice.state_dict().values()))
+
+
+def test_blocks_without_running_statistics_can_be_compiled():
+    torch.manual_seed(0)
+    layers = (nn.Conv3d(1, 2, 3, padding=1), nn.InstanceNorm3d(2, affine=True), nn.Conv3d(2, 2, 1))
+    plain = nn.Sequential(*layers)
+    light = copy.deepcopy(plain)
+    assert checkpoint_blocks(light) == 1
+    light.compile(backend="aot_eager", dynamic=False)
+    image = next(batches(0, 1)).image
+    for network in (plain, light):
+        network(image).square().mean().backward()
+    for one, other in zip(plain.parameters(), light.parameters()):
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-6)

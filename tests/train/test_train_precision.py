@@ -1,10 +1,17 @@
+import subprocess
 from collections.abc import Callable
 
 import pytest
 import torch
 
 from medseg.train.loop import Job
-from medseg.train.precision import autocast, choose_precision, compare_precision, try_compiling
+from medseg.train.precision import (
+    autocast,
+    choose_precision,
+    compare_precision,
+    try_compiling,
+    use_fast_kernels,
+)
 from medseg.train.settings import Train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -104,32 +111,76 @@ def test_half_precision_that_is_wrong_is_not(error: float):
 
 def test_compiling_is_tried_forwards_and_backwards_and_kept(monkeypatch: pytest.MonkeyPatch):
     tried, network = [], Rounding(0.0).eval()
-    monkeypatch.setattr("torch.compile", lambda f, *a, **k: tried.append(f) or f)
-    assert try_compiling(network, entropy, *make_pair()) == ""
-    assert tried[0] is network and len(tried) == 2 and not network.training
+    monkeypatch.setattr("torch.compile", lambda f, **k: tried.append(k) or f)
+    assert try_compiling(network, entropy, *make_pair(), torch.float32) == ""
+    assert tried == [{"dynamic": False}] and network._compiled_call_impl and not network.training
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+def test_the_trial_of_a_compiler_is_in_the_precision_of_training(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    def loss(output: list[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
+        seen.append(output[0].dtype)
+        return entropy(output, label)
+
+    monkeypatch.setattr("torch.compile", lambda f, **k: f)
+    assert try_compiling(Rounding(0.0), loss, *make_pair(), torch.bfloat16) == ""
+    assert seen == [torch.bfloat16]
+
+
+def test_the_trial_of_a_compiler_leaves_running_statistics_alone(monkeypatch: pytest.MonkeyPatch):
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), torch.nn.BatchNorm3d(2))
+    monkeypatch.setattr("torch.compile", lambda f, **k: f)
+    assert try_compiling(network, entropy, *make_pair(), torch.float32) == ""
+    assert int(network[1].num_batches_tracked) == 0 and not network[1].running_mean.any()
+
+
+def test_a_compiled_network_keeps_the_names_of_its_weights(monkeypatch: pytest.MonkeyPatch):
+    network = Rounding(0.0)
+    names = list(network.state_dict())
+    monkeypatch.setattr("torch.compile", lambda f, **k: f)
+    assert try_compiling(network, entropy, *make_pair(), torch.float32) == ""
+    assert list(network.state_dict()) == names
+
+
+def test_cudnn_times_its_kernels_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.backends.cudnn.benchmark", False)
+    use_fast_kernels(CPU)
+    assert not torch.backends.cudnn.benchmark
+    use_fast_kernels(CUDA)
+    assert torch.backends.cudnn.benchmark
+
+
 @pytest.mark.parametrize(
-    ("error", "why"), [(RuntimeError("no triton\nline 2"), "no triton"), (ImportError(), "ImportError")]
+    ("error", "why"),
+    [
+        (RuntimeError("no triton\nline 2"), "no triton"),
+        (ImportError(), "ImportError"),
+        (subprocess.CalledProcessError(1, "gcc"), "Command 'gcc' returned non-zero exit status 1."),
+    ],
 )
 def test_a_compiler_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, error: Exception, why: str):
-    def fail(network: torch.nn.Module) -> None:
+    def fail(*inputs: object) -> None:
         raise error
 
-    monkeypatch.setattr("torch.compile", fail)
-    assert try_compiling(Rounding(0.0), entropy, *make_pair()) == why
+    network = Rounding(0.0)
+    monkeypatch.setattr("torch.compile", lambda f, **k: fail)
+    assert try_compiling(network, entropy, *make_pair(), torch.float32) == why
+    assert network(make_pair()[0])  # runs as it is
 
 
 def test_memory_that_runs_out_while_compiling_is_no_failure_of_the_compiler(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    def fail(network: torch.nn.Module) -> None:
+    def fail(*inputs: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("torch.compile", fail)
+    network = Rounding(0.0)
+    monkeypatch.setattr("torch.compile", lambda f, **k: fail)
     with pytest.raises(RuntimeError, match="allocate"):
-        try_compiling(Rounding(0.0), entropy, *make_pair())
+        try_compiling(network, entropy, *make_pair(), torch.float32)
+    assert network._compiled_call_impl is None
 
 
 def test_switches_of_yaml_are_understood():

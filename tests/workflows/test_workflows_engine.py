@@ -17,6 +17,7 @@ from medseg.data.loader import Patches
 from medseg.data.worklog import explain_death
 from medseg.train import loop
 from medseg.train.precision import Agreement
+from medseg.workflows.train import count_workers
 from tests.tiny import document, medseg
 
 WEIGHTS = "model/weights_fold_0.safetensors"
@@ -83,6 +84,35 @@ def test_auto_shrink_goes_on_in_parts_from_the_last_epoch_and_says_so(
     whole = (tiny_run / "fold_0/history.csv").read_text().splitlines()
     assert len(rows) == 3 and rows[1].split(",")[:3] == whole[1].split(",")[:3]  # the first epoch, unharmed
     assert float(rows[2].split(",")[1]) == pytest.approx(float(whole[2].split(",")[1]), abs=1e-4)
+
+
+def test_auto_shrink_goes_on_where_the_compilers_trial_needs_too_much(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def compile_one(network, loss, image, label, dtype) -> str:
+        if len(image) > 1:
+            raise full_memory()
+        return "no compiler"
+
+    monkeypatch.setattr("medseg.workflows.start.try_compiling", compile_one)
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("compile: auto", "compile: 'on'"))
+    result = train(run, "--auto-shrink")
+    assert result.exit_code == 0, result.stderr
+    assert warnings(result) == ["BATCH_SHRUNK", "COMPILE_REFUSED"]
+    engine = json.loads((run / "fold_0/engine.json").read_text())
+    assert (engine["device"], engine["accumulate"]) == ("cpu", 2)
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "workers"), [(16, "1", 8), (4, "1", 4), (16, "4", 4), (2, "4", 1)]
+)
+def test_loader_workers_of_a_gpu_are_no_more_than_its_share_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, ranks: str, workers: int
+):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert count_workers(torch.device("cuda")) == workers and count_workers(torch.device("cpu")) == 0
 
 
 def test_a_resumed_run_keeps_its_parts_and_ends_alike(
@@ -242,8 +272,8 @@ def test_what_works_is_used_and_repeated(run: Path, monkeypatch: pytest.MonkeyPa
     assert train(run).exit_code == 0
     engine = json.loads((run / "fold_0/engine.json").read_text())
     assert (engine["dtype"], engine["is_compiled"], engine["notes"]) == ("bfloat16", True, [])
-    assert len(compiled) == 2  # on trial and for good
-    assert train(run).exit_code == 0 and len(compiled) == 3
+    assert len(compiled) == 1
+    assert train(run).exit_code == 0 and len(compiled) == 2
 
 
 def test_changed_settings_of_a_checkpoint_are_named(run: Path):

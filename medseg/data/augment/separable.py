@@ -22,7 +22,10 @@ def multiply_axes(tensor_CIJK: Tensor, matrices: Sequence[NDArray[np.float64]]) 
     Returns:
         (C, I', J', K') float32.
     """
-    first, second, third = (torch.from_numpy(m.astype(np.float32)).to(tensor_CIJK.device) for m in matrices)
+    device = tensor_CIJK.device
+    first, second, third = (
+        torch.from_numpy(m.astype(np.float32)).to(device, non_blocking=True) for m in matrices
+    )
     channels, _, *rest = tensor_CIJK.shape
     tensor = (first @ tensor_CIJK.flatten(2)).view(channels, len(first), *rest)
     return (second @ tensor) @ third.mT

@@ -100,7 +100,7 @@ def _swap(label: Tensor, draw: SpatialDraw) -> Tensor:
     table = torch.arange(256, dtype=torch.uint8)
     for one, other in draw.swapped:
         table[one], table[other] = other, one
-    return table.to(label.device)[label.long()]
+    return table.to(label.device, non_blocking=True)[label.long()]
 
 
 def _sampling_points(draw: SpatialDraw, patch: Sequence[int], device: torch.device) -> Tensor:
@@ -136,4 +136,5 @@ def _distort(edge: int, knots: Sequence[float]) -> NDArray[np.float64]:
 
 
 def _to_device(array: NDArray[np.float64], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
+    # Not blocking: a GPU would have to end the step before. CUDA takes a small array over before it returns.
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device, non_blocking=True)
