@@ -36,6 +36,7 @@ from medseg.workflows.fold import (
     make_job,
     make_network,
     name_ends,
+    refuse_uneven,
 )
 from medseg.workflows.model_folder import export_weights
 from medseg.workflows.progress import Progress
@@ -157,6 +158,7 @@ def _try(task: Task, workers: int) -> TrainState | MedsegError:
 
 def _train(task: Task, job: Job) -> TrainState:
     config, folder = task.config, task.folder
+    refuse_uneven(task.fold.plan.batch_size, config.train.accumulate, task.share[1])
     if task.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     checkpoint = folder / "checkpoint.pt"
@@ -167,6 +169,7 @@ def _train(task: Task, job: Job) -> TrainState:
         task.progress.say(f"--init-from {model.name}: {summarize(moved)}")
         note_transfer(folder, model.name, moved)
     engine = settle_engine(folder, network, job)
+    refuse_uneven(task.fold.plan.batch_size, engine.accumulate, task.share[1])  # one process may have shrunk
     ends = name_ends(config)
     state = start_state(
         network,
