@@ -51,11 +51,6 @@ class TrainedModel:
     sha256: str
     networks_sha256: str  # the same without how it is applied, which may be decided later
 
-    @property
-    def n_classes(self) -> int:
-        """Classes including background."""
-        return len(self.data.labels) + 1
-
 
 def save_model(
     folder: Path,

@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from medseg.core.errors import ConfigError
-from medseg.core.select import suggest
+from medseg.models.features import pick
 
-Layers = Mapping[int, Callable[..., nn.Module]]  # by number of spatial axes
-CONV: Layers = {2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED: Layers = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-INSTANCE_NORM: Layers = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-DROPOUT: Layers = {2: nn.Dropout2d, 3: nn.Dropout3d}
-MAX_POOL: Layers = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-AVERAGE_POOL: Layers = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+ByDims = Mapping[int, Callable[..., nn.Module]]  # number of spatial axes -> layer
+CONV: ByDims = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: ByDims = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+BATCH_NORM: ByDims = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+INSTANCE_NORM: ByDims = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+DROPOUT: ByDims = {2: nn.Dropout2d, 3: nn.Dropout3d}
+MAX_POOL: ByDims = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+AVERAGE_POOL: ByDims = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 LINEAR = {2: "bilinear", 3: "trilinear"}
 UPSAMPLING = ("transposed", "linear")
 LEAKY_SLOPE = 0.01  # nnU-Net's
@@ -108,10 +108,7 @@ def upsample(
         ConfigError: `UNKNOWN_NAME` of the kind.
     """
     dims = len(stride)
-    if kind not in UPSAMPLING:
-        raise ConfigError(
-            f"no upsampling is called `{kind}`", hint=suggest(kind, UPSAMPLING), code="UNKNOWN_NAME"
-        )
+    pick("upsampling", dict.fromkeys(UPSAMPLING), kind)
     if kind == "transposed":
         return TRANSPOSED[dims](coarse, fine, tuple(stride), tuple(stride), bias=bias)
     # Channels are reduced where voxels are few: the result is the same, as both steps are linear.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from medseg.models.features import pick
 from medseg.models.grid import Grid
 from medseg.models.steps import choose_output_stride, choose_rates, plan_steps, total_stride
 
@@ -50,7 +51,7 @@ def deeplab_v3(
     """
     from medseg.models.atrous import make_atrous
     from medseg.models.deeplab_heads import Plain, Pyramid
-    from medseg.models.layers import Layers, pick
+    from medseg.models.layers import Layers
     from medseg.models.padding import PadToStride
     from medseg.models.resnet import SIZES
 
@@ -113,7 +114,7 @@ def deeplab_v3_plus(
     from medseg.models.atrous import make_atrous
     from medseg.models.classifiers import make_classifier
     from medseg.models.deeplab_heads import Decoder, Pyramid
-    from medseg.models.layers import Layers, pick
+    from medseg.models.layers import Layers
     from medseg.models.padding import PadToStride
     from medseg.models.resnet import SIZES
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from medseg.core.errors import ConfigError
-from medseg.core.select import suggest
+from medseg.models.features import pick
 from medseg.models.grid import Grid
 from medseg.models.steps import choose_output_stride, plan_steps, total_stride
 
@@ -53,14 +52,11 @@ def fcn(
     """
     from medseg.models.atrous import make_atrous, make_convolution_head
     from medseg.models.fcn_heads import LastFeatures, Skips
-    from medseg.models.layers import Layers, pick
+    from medseg.models.layers import Layers
     from medseg.models.padding import PadToStride
     from medseg.models.resnet import SIZES
 
-    if form != DILATED and form not in SKIPS:
-        raise ConfigError(
-            f"no form of `fcn` is called `{form}`", hint=suggest(form, [*SKIPS, DILATED]), code="UNKNOWN_NAME"
-        )
+    pick("form of `fcn`", dict.fromkeys([*SKIPS, DILATED]), form)
     layers = Layers(grid.dims, norm)
     channels = pick("size", SIZES, size).channels
     most = choose_output_stride(grid, output_stride, 8, stem_levels)

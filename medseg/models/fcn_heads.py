@@ -8,7 +8,8 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from medseg.models.layers import UNPOOL, Layers
+from medseg.models.blocks import TRANSPOSED
+from medseg.models.layers import Layers
 from medseg.models.resnet import SIZES
 from medseg.models.steps import Axes, Step
 
@@ -61,7 +62,7 @@ def make_bilinear(dims: int, channels: int, stride: Axes) -> nn.Module:
     """
     kernel = tuple(2 * step - step % 2 for step in stride)
     padding = tuple(step // 2 for step in stride)
-    layer = UNPOOL[dims](channels, channels, kernel, stride, padding, bias=False)
+    layer = TRANSPOSED[dims](channels, channels, kernel, stride, padding, bias=False)
     weight = layer.get_parameter("weight")
     rows = [1 - (torch.arange(size) - (size - 1) / 2).abs() / step for size, step in zip(kernel, stride)]
     tent = reduce(lambda product, row: product[..., None] * row, rows)

@@ -5,25 +5,17 @@ Letters of tensor names: B batch, C channels, the rest spatial.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.core.errors import ConfigError
-from medseg.core.select import suggest
+from medseg.models.blocks import BATCH_NORM, CONV, INSTANCE_NORM, LINEAR
+from medseg.models.features import pick
 
-CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
-UNPOOL: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-MAX_POOL: dict[int, Callable[..., nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-BATCH_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-INSTANCE_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 NORMS = ("instance", "group", "batch")
 GROUPS = 32  # Wu and He 2018, section 4.1
-
-T = TypeVar("T")
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -116,17 +108,6 @@ class Layers:
         return nn.Sequential(*convolution, self.make_norm(outer), nn.ReLU(inplace=True))
 
 
-def pick(kind: str, table: Mapping[str, T], name: str) -> T:
-    """Return `table[name]`.
-
-    Raises:
-        ConfigError: `UNKNOWN_NAME`; the hint names the nearest.
-    """
-    if name not in table:
-        raise ConfigError(f"no {kind} is called `{name}`", hint=suggest(name, table), code="UNKNOWN_NAME")
-    return table[name]
-
-
 def channels_last(features_BC: Tensor) -> Tensor:
     """(B, C, *spatial) -> (B, *spatial, C); by positive axes, since exporters mistake negative ones."""
     return features_BC.movedim(1, features_BC.dim() - 1)
@@ -141,8 +122,9 @@ def resize(features_BC: Tensor, shape: Sequence[int]) -> Tensor:
     """Interpolate linearly to `shape`; the two grids cover the same box."""
     if tuple(features_BC.shape[2:]) == tuple(shape):
         return features_BC
-    mode = "bilinear" if len(shape) == 2 else "trilinear"
-    return functional.interpolate(features_BC, size=tuple(shape), mode=mode, align_corners=False)
+    return functional.interpolate(
+        features_BC, size=tuple(shape), mode=LINEAR[len(shape)], align_corners=False
+    )
 
 
 def initialize(module: nn.Module) -> None:

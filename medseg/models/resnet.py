@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from medseg.models.layers import MAX_POOL, Layers, pick
+from medseg.models.blocks import MAX_POOL
+from medseg.models.features import pick
+from medseg.models.layers import Layers
 from medseg.models.steps import Step
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
+from medseg.models.features import pick
 from medseg.models.grid import Grid
 from medseg.models.segformer_stages import SIZES, VARIANTS, plan_stages
 
@@ -51,7 +52,7 @@ def segformer(
         ConfigError: Unknown `size`, `variant` or `norm`; a stem or patch stride that does not fit.
     """
     from medseg.models.classifiers import make_classifier
-    from medseg.models.layers import Layers, pick
+    from medseg.models.layers import Layers
     from medseg.models.mix_transformer import MixTransformer
     from medseg.models.padding import PadToStride
     from medseg.models.segformer_net import MlpHead, SegFormer

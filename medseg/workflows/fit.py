@@ -7,6 +7,7 @@ command again does not measure again.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +18,12 @@ import torch
 from medseg.config import Config
 from medseg.core.errors import ResourceError
 from medseg.core.files import read_json, sha256_of, write_json
+from medseg.core.select import select
 from medseg.data.blank import BlankCase
 from medseg.data.plan import SLOW_BATCH, Plan, Scale
 from medseg.data.scales import list_plans, step_work
 from medseg.inference.network import choose_device
+from medseg.models import MODELS
 from medseg.train.loop import train
 from medseg.train.precision import choose_precision, use_fast_kernels
 from medseg.train.probe import Cost, climb, limit_device, measure, peak_mb
@@ -162,8 +165,10 @@ def _explain(config: Config, plan: Plan, known: dict[str, Any], cap_mb: float) -
 
 
 def takes_width(config: Config) -> bool:
-    """Whether the network takes its channels from the plan."""
-    return all(config.model.options.get(name) is None for name in WIDTH_OPTIONS)
+    """Whether the network takes its channels from the plan: not one that has them of its own, or is told."""
+    builder = select("model", MODELS, config.model.name, config.model.options)
+    has_option = "features" in inspect.signature(builder).parameters
+    return has_option and all(config.model.options.get(name) is None for name in WIDTH_OPTIONS)
 
 
 def _refuse(config: Config, plan: Plan, cost: Cost | None, cap_mb: float) -> ResourceError:

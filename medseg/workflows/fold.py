@@ -101,19 +101,9 @@ def make_network(
 def make_job(
     config: Config, fold: Fold, device: torch.device, share: tuple[int, int], workers: int
 ) -> tuple[Job, Worklog]:
-    """Return the fold's job, in float32 so far, and the log of its loader's workers.
-
-    Raises:
-        ConfigError: BATCH_UNEVEN: ranks of unequal shares would pass unequal parts.
-    """
+    """Return the fold's job, in float32 so far, and the log of its loader's workers."""
     worklog = Worklog(workers)
     batch = fold.plan.batch_size
-    if config.train.accumulate > 1 and batch % share[1]:
-        raise ConfigError(
-            f"a batch of {batch} in {config.train.accumulate} parts is not the same for {share[1]} processes",
-            hint="set grid.batch_size to a multiple of the number of processes, or train.accumulate=1",
-            code="BATCH_UNEVEN",
-        )
     scores: dict[str, float] | None = {} if config.train.hard_cases else None
     names = [case.id for case in fold.training]
     patches = Patches(
@@ -147,6 +137,20 @@ def make_job(
         case_scores=scores,
         holders={labels[value]: counts[value] for value in sorted(labels)},
     ), worklog
+
+
+def refuse_uneven(batch: int, parts: int, world: int) -> None:
+    """Refuse parts that are not the same on all ranks, which would then wait for one another for ever.
+
+    Raises:
+        ConfigError: BATCH_UNEVEN.
+    """
+    if parts > 1 and batch % world:
+        raise ConfigError(
+            f"a batch of {batch} in {parts} parts is not the same for {world} processes",
+            hint="set grid.batch_size to a multiple of the number of processes, or train.accumulate=1",
+            code="BATCH_UNEVEN",
+        )
 
 
 def _make_validation(

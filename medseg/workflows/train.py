@@ -38,6 +38,7 @@ from medseg.workflows.fold import (
     make_job,
     make_network,
     name_ends,
+    refuse_uneven,
 )
 from medseg.workflows.model_folder import export_weights
 from medseg.workflows.progress import Progress
@@ -160,6 +161,7 @@ def _try(task: Task, workers: int) -> TrainState | MedsegError:
 
 def _train(task: Task, job: Job) -> TrainState:
     config, folder = task.config, task.folder
+    refuse_uneven(task.fold.plan.batch_size, config.train.accumulate, task.share[1])
     use_fast_kernels(task.device)
     checkpoint = folder / "checkpoint.pt"
     is_new = not checkpoint.exists()
@@ -169,6 +171,7 @@ def _train(task: Task, job: Job) -> TrainState:
         task.progress.say(f"--init-from {model.name}: {summarize(moved)}")
         note_transfer(folder, model.name, moved)
     engine = settle_engine(folder, network, job)
+    refuse_uneven(task.fold.plan.batch_size, engine.accumulate, task.share[1])  # one process may have shrunk
     ends = name_ends(config)
     state = start_state(
         network,

@@ -53,7 +53,7 @@ def test_the_weights_come_back_as_they_were_averaged(tiny_run: Path):
 
 def test_plan_labels_and_settings_come_back(tiny_run: Path):
     model = load_model(tiny_run, CPU)
-    assert (model.name, model.n_classes, model.plan.patch) == ("phantom_ct", 3, (16, 16, 8))
+    assert (model.name, model.data.n_outputs, model.plan.patch) == ("phantom_ct", 3, (16, 16, 8))
     assert model.data.labels == {1: "organ", 2: "lesion"} and list(model.data.channels) == ["ct"]
 
 

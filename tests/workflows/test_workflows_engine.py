@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from medseg.data.loader import Patches
 from medseg.data.worklog import explain_death
 from medseg.train import loop
 from medseg.train.precision import Agreement
+from medseg.workflows.fold import make_job, refuse_uneven
 from medseg.workflows.train import count_workers
 from tests.tiny import document, medseg
 
@@ -149,6 +151,27 @@ def test_hard_cases_are_the_same_after_a_restart(run: Path, tmp_path: Path, monk
 
 def load_scores(run: Path) -> dict[str, float]:
     return torch.load(run / "fold_0/checkpoint.pt", weights_only=True)["case_scores"]
+
+
+def test_parts_that_differ_between_processes_are_refused_even_if_one_process_made_them(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    engine = {"device": "cpu", "dtype": "float32", "is_compiled": False, "accumulate": 2, "notes": []}
+    (run / "fold_0").mkdir()
+    (run / "fold_0/engine.json").write_text(json.dumps(engine))
+    monkeypatch.setattr("medseg.workflows.train.process_group", lambda device: nullcontext((0, 3)))
+    monkeypatch.setattr("medseg.workflows.train.make_job", make_job_alone)
+    error = document(train(run))["error"]
+    assert error["code"] == "BATCH_UNEVEN" and "a batch of 2 in 2 parts" in error["message"]
+
+
+@pytest.mark.parametrize(("batch", "parts", "world"), [(3, 1, 2), (4, 3, 2), (3, 2, 1)])
+def test_a_batch_without_parts_or_with_equal_shares_is_fine(batch: int, parts: int, world: int):
+    refuse_uneven(batch, parts, world)
+
+
+def make_job_alone(config, fold, device, share, workers):
+    return make_job(config, fold, device, (0, 1), workers)
 
 
 def test_single_samples_cannot_be_shrunk(run: Path, monkeypatch: pytest.MonkeyPatch):

@@ -133,9 +133,12 @@ def test_one_sample_where_two_do_not_fit_is_said_to_be_slow(scene: Scene):
     assert "2 x 56x48x24 voxels at 12 channels took over 80% of it" in plan.reasons["batch_size"]
 
 
-@pytest.mark.parametrize("option", ["features", "size"])
-def test_a_network_of_its_own_width_grows_without(scene: Scene, option: str):
-    plan = scene.fit(1e3, *FREE, f"model.options.{option}={[4, 8]}")
+@pytest.mark.parametrize(
+    "model",
+    ["{name: unet, options: {features: [4, 8]}}", "{name: unet, options: {size: nano}}", "{name: fcn}"],
+)
+def test_a_network_of_its_own_width_grows_without(scene: Scene, model: str):
+    plan = scene.fit(1e3, *FREE[:2], f"model={model}")
     assert plan.features[0] == 12 and plan.batch_size == 8 and plan.patch == SHAPE
     assert "grows last" not in plan.reasons["features"]
 
