@@ -27,9 +27,7 @@ Found = tuple[str, str, float, str, dict[str, Any]]  # check, what, value, name 
 
 # Everything on every sample but noise, which comes from each device's own generator.
 EVERYTHING = {
-    **dict.fromkeys(
-        ("rotation_p", "scale_p", "elastic_p", "grid_distortion_p", "blur_p", "brightness_p"), 1.0
-    ),
+    **dict.fromkeys(("rotate_p", "scale_p", "elastic_p", "grid_distortion_p", "blur_p", "brightness_p"), 1.0),
     **dict.fromkeys(("contrast_p", "gamma_p", "gamma_inverted_p", "low_resolution_p", "bias_field_p"), 1.0),
     "noise_p": 0.0,
 }
