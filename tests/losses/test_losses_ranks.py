@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from medseg.losses import LOSSES
 from medseg.losses.ranks import divide_sums, sum_ranks
@@ -101,6 +102,17 @@ def test_what_a_rank_tries_alone_is_its_own(apart: list[dict[str, list[float]]])
 def test_alone_a_sum_is_itself():
     local = torch.ones(2)
     assert sum_ranks(local) is local
+
+
+def test_sum_over_a_group_of_one_has_the_value_and_the_gradient_of_its_part():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        local = torch.tensor([2.0, 3.0], requires_grad=True)
+        total = sum_ranks(local)
+        total.prod().backward()
+    finally:
+        dist.destroy_process_group()
+    assert total.tolist() == [2, 3] and local.grad.tolist() == [3, 2]
 
 
 def test_nothing_counted_is_0():
