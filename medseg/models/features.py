@@ -98,7 +98,7 @@ def choose_features(
 
     Args:
         features: The user's counts; those beyond the last level are not used. They come before `size`,
-            that before the plan's, and those before `base`.
+            that before the plan's (level 0 stays as thin as `base`, where it is), and those before `base`.
         grid: Gives the number of levels.
         size: An entry of `table`.
         table: What the sizes mean to this network.
@@ -107,7 +107,9 @@ def choose_features(
         ConfigError: `FEATURES_TOO_FEW` where a level would have no count; `UNKNOWN_NAME` of a size.
     """
     named = None if size is None else pick("size", table, size).count(grid)
-    counts = features or named or grid.features or table["base"].count(grid)
+    base = table["base"]
+    planned = (base.thin or grid.features[0], *grid.features[1:]) if grid.features else None
+    counts = features or named or planned or base.count(grid)
     if len(counts) < grid.levels:
         raise ConfigError(
             f"{len(counts)} features {tuple(counts)} for a grid of {grid.levels} levels",

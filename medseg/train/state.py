@@ -61,6 +61,11 @@ class TrainState:
     findings: list[Finding] = field(default_factory=list)
     case_scores: dict[str, float] = field(default_factory=dict)  # 1 - loss, blended: what hard cases are
 
+    @property
+    def final(self) -> dict[str, Tensor]:
+        """The weights that leave training: the best where it stopped early, else the last average."""
+        return self.best if self.is_stopped else self.average
+
     def update_average(self, decay: float) -> None:
         """Move the average towards the weights (exponential moving average; decay 0 copies)."""
         with torch.no_grad():

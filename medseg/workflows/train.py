@@ -139,7 +139,7 @@ def train_fold(
             state = _try(task, workers)
         if share[0] == 0:
             _write_history(task.folder, state)  # a kill may have come between checkpoint and history
-            export_weights(config, run, number, state.average)
+            export_weights(config, run, number, state.final)
     notes = Engine.read(task.folder / "engine.json").notes
     report.extra.setdefault("warnings", []).extend(
         {"fold": number, "code": finding.code, "message": finding.message}

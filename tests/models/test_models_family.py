@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from monai.networks.nets import MedNeXt, SegResNetDS
@@ -125,6 +127,12 @@ def test_light_unet_refuses_a_single_level():
     with pytest.raises(ConfigError) as raised:
         build("light_unet", cubic(1))
     assert raised.value.code == "GRID_TOO_SHALLOW"
+
+
+def test_light_unet_is_thin_at_full_resolution_whatever_the_plan_proposes():
+    grid = replace(cubic(3), features=(32, 64, 128))
+    assert choose_features(None, grid, table=LIGHT) == (8, 64, 128)
+    assert choose_features(None, grid) == (32, 64, 128)
 
 
 def test_light_unet_convolves_full_resolution_with_its_thin_branch_alone():

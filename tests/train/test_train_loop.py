@@ -209,3 +209,16 @@ def test_cases_are_rated_by_the_loss_of_their_batches():
 def test_scores_of_cases_are_kept_where_batches_are_drawn_by_them(make_state, make_job):
     state = train(make_state(), make_job(case_scores={}, epochs=1))
     assert set(state.case_scores) == {"case-0", "case-1", "case-2", "other"}
+
+
+def test_after_an_early_stop_the_best_weights_leave(make_state, make_job):
+    scores = iter([0.5, 0.9, 0.8, 0.7])
+    job = make_job(epochs=9, early_stop_epochs=2, validate=lambda network: {"dice": next(scores)})
+    state = train(make_state(), job)
+    assert state.best_epoch == 2 and state.final is state.best
+    assert not torch.equal(state.best["0.weight"], state.average["0.weight"])
+
+
+def test_without_an_early_stop_the_last_average_leaves(make_state, make_job):
+    state = train(make_state(), make_job(epochs=2, validate=lambda network: {"dice": 1.0}))
+    assert state.final is state.average
