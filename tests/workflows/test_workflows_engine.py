@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from medseg.core.errors import ConfigError
 from medseg.data import loader
 from medseg.data.loader import Patches
 from medseg.data.worklog import explain_death
@@ -165,9 +166,14 @@ def test_parts_that_differ_between_processes_are_refused_even_if_one_process_mad
     assert error["code"] == "BATCH_UNEVEN" and "a batch of 2 in 2 parts" in error["message"]
 
 
-@pytest.mark.parametrize(("batch", "parts", "world"), [(3, 1, 2), (4, 3, 2), (3, 2, 1)])
-def test_a_batch_without_parts_or_with_equal_shares_is_fine(batch: int, parts: int, world: int):
-    refuse_uneven(batch, parts, world)
+@pytest.mark.parametrize(
+    ("batch", "parts", "world", "is_refused"),
+    [(3, 1, 2, False), (4, 3, 2, False), (3, 2, 1, False), (3, 2, 2, True)],
+)
+def test_only_parts_of_unequal_shares_are_refused(batch: int, parts: int, world: int, is_refused: bool):
+    with pytest.raises(ConfigError) if is_refused else nullcontext() as refusal:
+        refuse_uneven(batch, parts, world)
+    assert (refusal is not None) == is_refused
 
 
 def make_job_alone(config, fold, device, share, workers):
