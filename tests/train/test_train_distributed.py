@@ -101,6 +101,9 @@ WORKER += """
     job = Job(Train(amp="bf16"), one, summed, cpu, torch.float32, 3, 0)
     engine = settle_engine(folder, nn.Conv3d(1, 2, 3, padding=1), job)
     torch.save(engine.dtype, folder / f"dtype_{share[0]}.pt")
+
+threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+(folder / f"threads_{share[0]}.txt").write_text(" ".join(threads))
 """
 
 
@@ -167,6 +170,11 @@ def test_both_count_the_patches_of_both(ended: Callable[[str], dict]):
     assert torch.equal(ended("alone_0")["census"][-2:], torch.tensor([80, 80]))
     assert torch.equal(ended("pair_1")["census"], ended("pair_0")["census"])
     assert torch.equal(ended("pair_1")["census"][-2:], torch.tensor([80, 80]))
+
+
+def test_no_thread_of_the_group_outlives_it(ended: Callable[[str], dict]):
+    for rank in (0, 1):  # one that frees a tensor while Python ends aborts the process
+        assert "gloo" not in str(ended(f"threads_{rank}.txt"))
 
 
 def test_both_check_half_precision_together(ended: Callable[[str], dict]):
