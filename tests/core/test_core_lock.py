@@ -123,7 +123,9 @@ def test_a_file_that_its_holder_removed_meanwhile_is_not_taken(
 
 
 @pytest.mark.usefixtures("lockless")
-@pytest.mark.parametrize(("host", "pid"), [("elsewhere", 1), (socket.gethostname(), os.getpid())])
+@pytest.mark.parametrize(
+    ("host", "pid"), [("elsewhere", 1), (socket.gethostname(), os.getpid())], ids=["elsewhere", "here"]
+)
 def test_without_locks_a_named_holder_refuses(tmp_path: Path, host: str, pid: int):
     write_holder(tmp_path, host, pid)
     with pytest.raises(ResourceError, match=f"process {pid} on {host}"), lock_folder(tmp_path):
