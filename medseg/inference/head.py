@@ -1,7 +1,7 @@
 """Split a network into a trunk and its final 1x1 convolution.
 
-The convolution is linear and looks at one voxel at a time, so it may come after windows (and mirrored views) were
-blended: where a network has fewer features than classes, less is blended and held.
+The convolution is linear and looks at one voxel at a time, so it may come after windows (and mirrored views)
+were blended: where a network has fewer features than classes, less is blended and held.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ class Head:
     """The last layer: logits = weight @ features + bias.
 
     Args:
-        weight_CF: (classes, features).
-        bias_C: (classes,).
+        weight: (C, F).
+        bias: (C,).
     """
 
-    weight_CF: Tensor
-    bias_C: Tensor
+    weight: Tensor
+    bias: Tensor
 
     def __call__(self, features_F: Tensor) -> Tensor:
         """Map (F, *spatial) features to (C, *spatial) logits."""
         flat = features_F.reshape(len(features_F), -1)
-        logits = torch.addmm(self.bias_C[:, None], self.weight_CF, flat)
+        logits = torch.addmm(self.bias[:, None], self.weight, flat)
         return logits.view(-1, *features_F.shape[1:])
 
 

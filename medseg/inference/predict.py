@@ -1,8 +1,10 @@
 """Slide members over an image, blend their windows, and give away each slab as soon as it is finished.
 
-A member is what a backend makes of a network: (B, C, I, J, K) float32 windows -> (B, F, I, J, K). Shape legend:
-B windows, C channels or classes, F classes or features, (I, J, K) voxels, (N, P, Q) the same with the slab axis
-first. A 2D network has a patch with K = 1 and sees (B, C, I, J).
+A member is what a backend makes of a network: (B, C, I, J, K) float32 windows -> (B, F, I, J, K). A 2D network
+has a patch with K = 1 and sees (B, C, I, J).
+
+Shape legend: B windows, C channels or classes, F classes or features, (I, J, K) voxels, (N, P, Q) the same with
+the slab axis first.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ Activation = Callable[[Tensor], Tensor]
 # against 8.8 ms for one more row); two or four windows at once lift most layers over it.
 SLOW_CONV3D = 20480
 CUDA_WINDOWS = 8
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,37 +38,37 @@ class Slab:
     Args:
         axis: The slab axis.
         start, stop: Planes of the image along it.
-        values_FNPQ: (F, N, P, Q) float32 logits, or features where there is a head.
+        values: (F, N, P, Q) float32 logits, or features where there is a head.
         head: What makes logits of features.
-        covered_NPQ: Where a window looked; None: everywhere.
+        covered: (N, P, Q) whether a window looked; None: everywhere.
         outside: (C,) logits of voxels where none did.
-        disagreement_NPQ: Half the L1 distance of a member's probabilities from the mean, averaged over members
-            and windows; None where it was not asked for.
+        disagreement: (N, P, Q) half the L1 distance of a member's probabilities from the mean, averaged over
+            members and windows; None where it was not asked for.
     """
 
     axis: int
     start: int
     stop: int
-    values_FNPQ: Tensor
+    values: Tensor
     head: Head | None = None
-    covered_NPQ: Tensor | None = None
+    covered: Tensor | None = None
     outside: Tensor | None = None
-    disagreement_NPQ: Tensor | None = None
+    disagreement: Tensor | None = None
 
     def plane(self, index: int) -> Tensor:
         """Return (C, P, Q) logits of plane `start + index`."""
-        return self._finish(self.values_FNPQ[:, index], index)
+        return self._finish(self.values[:, index], index)
 
     def logits(self) -> Tensor:
         """Return (C, N, P, Q) logits of all planes at once."""
-        return self._finish(self.values_FNPQ, slice(None))
+        return self._finish(self.values, slice(None))
 
     def _finish(self, values_F: Tensor, index: int | slice) -> Tensor:
         logits = values_F if self.head is None else self.head(values_F)
-        if self.covered_NPQ is not None:
+        if self.covered is not None:
             assert self.outside is not None
             fill = self.outside.view(-1, *[1] * (logits.dim() - 1))
-            logits = torch.where(self.covered_NPQ[index], logits, fill)
+            logits = torch.where(self.covered[index], logits, fill)
         return logits
 
 
@@ -85,7 +88,7 @@ class Ensemble:
     mirror_axes: Sequence[int] = ()
     head: Head | None = None
     activation: Activation | None = None
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     def __post_init__(self) -> None:
         if not self.members:

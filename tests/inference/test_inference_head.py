@@ -24,7 +24,7 @@ def test_a_unet_is_split_and_gives_the_same_logits(name: str):
     assert parts is not None
     trunk, head = parts
     features = trunk(IMAGE)[0]
-    assert len(features) < 9 == len(head.bias_C)
+    assert len(features) < 9 == len(head.bias)
     torch.testing.assert_close(head(features), network(IMAGE)[0], rtol=1e-4, atol=1e-5)
 
 
@@ -72,4 +72,4 @@ def test_only_a_layer_of_its_own_at_the_very_end_is_a_head(network: nn.Module):
 def test_a_head_without_bias_has_one_of_zeros():
     network = nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), nn.Conv3d(4, 3, 1, bias=False)).eval()
     parts = split_head(network, torch.randn(1, 2, 4, 5, 6))
-    assert parts is not None and not parts[1].bias_C.any()
+    assert parts is not None and not parts[1].bias.any()

@@ -87,7 +87,7 @@ def test_a_2d_network_streams_slices():
     member = partial(forward, network, dims=2)
     slabs = []
     for slab in stream_logits(Ensemble([member]), image, plan, window_batch=4):
-        slabs.append((slab.start, slab.stop, tuple(slab.values_FNPQ.shape)))
+        slabs.append((slab.start, slab.stop, tuple(slab.values.shape)))
     assert slabs == [(k, k + 1, (3, 1, 7, 6)) for k in range(4)]
 
 
@@ -148,17 +148,15 @@ def test_disagreement_is_half_the_l1_distance_from_the_mean_probability():
     image = noise(1, 9, 4, 5)
     for members, expected in (((certain, certain), 0.0), ((certain, opposite), 0.5)):
         for slab in stream_logits(Ensemble(members, activation=softmax), image, plan):
-            assert slab.values_FNPQ.shape[0] == 2 and slab.disagreement_NPQ is not None
-            torch.testing.assert_close(
-                slab.disagreement_NPQ, torch.full_like(slab.disagreement_NPQ, expected)
-            )
+            assert slab.values.shape[0] == 2 and slab.disagreement is not None
+            torch.testing.assert_close(slab.disagreement, torch.full_like(slab.disagreement, expected))
 
 
 def test_mirrored_views_can_disagree_too():
     plan = plan_windows((6, 4, 5), (6, 4, 5), 0.5)
     ensemble = Ensemble([Ramps()], (0,), activation=softmax)
     (slab,) = stream_logits(ensemble, torch.ones(1, 6, 4, 5), plan)
-    assert slab.disagreement_NPQ is not None and float(slab.disagreement_NPQ.max()) > 0.1
+    assert slab.disagreement is not None and float(slab.disagreement.max()) > 0.1
 
 
 def test_a_late_head_belongs_to_a_single_member():
