@@ -68,17 +68,23 @@ def to_canonical(array: NDArray[Any], geometry: Geometry) -> tuple[NDArray[Any],
         A contiguous array and its grid; world positions are unchanged.
     """
     order = np.argsort([world for world, _ in geometry.axes])
-    lead = array.ndim - 3
-    moved = np.transpose(array, [*range(lead), *(lead + order)])
     affine = geometry.affine.copy()
     affine[:3, :3] = geometry.affine[:3, order]
     for axis, index in enumerate(order):
         if geometry.axes[index][1] < 0:
-            moved = np.flip(moved, lead + axis)
             affine[:3, 3] += affine[:3, axis] * (geometry.shape[index] - 1)
             affine[:3, axis] *= -1
     i, j, k = (geometry.shape[index] for index in order)
-    return np.ascontiguousarray(moved), Geometry((i, j, k), affine)
+    return np.ascontiguousarray(view_canonical(array, geometry)), Geometry((i, j, k), affine)
+
+
+def view_canonical(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    """Return the voxels of `to_canonical` without copying them: what is written there lands in `array`."""
+    order = np.argsort([world for world, _ in geometry.axes])
+    lead = array.ndim - 3
+    moved = np.transpose(array, [*range(lead), *(lead + order)])
+    flipped = [lead + axis for axis, index in enumerate(order) if geometry.axes[index][1] < 0]
+    return np.flip(moved, flipped) if flipped else moved
 
 
 def from_canonical(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:

@@ -1,8 +1,5 @@
 """Slide members over an image, blend their windows, and give away each slab as soon as it is finished.
 
-A member is what a backend makes of a network: (B, C, I, J, K) float32 windows -> (B, F, I, J, K). A 2D network
-has a patch with K = 1 and sees (B, C, I, J).
-
 Shape legend: B windows, C channels or classes, F classes or features, (I, J, K) voxels, (N, P, Q) the same with
 the slab axis first.
 """
@@ -28,6 +25,7 @@ Activation = Callable[[Tensor], Tensor]
 # against 8.8 ms for one more row); two or four windows at once lift most layers over it.
 SLOW_CONV3D = 20480
 CUDA_WINDOWS = 8
+CPU = torch.device("cpu")
 CPU = torch.device("cpu")
 
 

@@ -42,9 +42,8 @@ class Rolling:
         """Make room for (channels, depth, P, Q) sums, once the number of channels is known."""
         shape = (channels, *self._weights.shape)
         if self._values is None:
-            self._values = (
-                torch.zeros(shape, device=self.device) if self.folder is None else self._open(shape)
-            )
+            in_memory = self.folder is None
+            self._values = torch.zeros(shape, device=self.device) if in_memory else self._open(shape)
 
     def add(self, start: Triple, scores_F: Tensor, weights: Tensor) -> None:
         """Add a window at `start`; (F, I, J, K) scores and (I, J, K) weights may hang over the image."""
@@ -62,7 +61,7 @@ class Rolling:
         self._release()
 
     def finish(self, until: int) -> Iterator[Finished]:
-        """Yield (start, stop, mean values, where windows looked) of all planes before `until`, and move on."""
+        """Yield (start, stop, means, where windows looked) of all planes before `until`, and move on."""
         values = self._values
         assert values is not None, "prepare comes first"
         while self._position < until:

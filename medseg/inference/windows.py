@@ -1,7 +1,7 @@
 """Which windows of an image a network looks at, decided before it looks.
 
-Windows are ordered along one axis, the slab axis: once the next window starts further on, the planes before it
-are finished, so that only as many planes are ever held as a window is deep.
+Windows are ordered along one axis, the slab axis: once the next window starts further on, the planes before
+it are finished, so that only as many planes are ever held as a window is deep.
 """
 
 from __future__ import annotations

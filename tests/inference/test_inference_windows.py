@@ -108,7 +108,8 @@ def test_a_box_is_covered_and_what_lies_outside_is_skipped():
 def test_a_plan_tells_what_it_does():
     plan = plan_windows((30, 2, 20), (6, 4, 8), 0.5, box=(slice(10, 22), slice(0, 2), slice(0, 20)))
     assert plan.describe() == (
-        "12 windows (3x1x4) of 6x4x8 in 30x2x20 voxels, slabs along axis i, padded by 0+0, 1+1, 0+0, 24 skipped"
+        "12 windows (3x1x4) of 6x4x8 in 30x2x20 voxels, slabs along axis i, padded by 0+0, 1+1, 0+0, "
+        "24 skipped"
     )
     assert "skipped" not in plan_windows((6, 6, 6), (6, 6, 6), 0).describe()
 
