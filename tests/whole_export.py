@@ -32,7 +32,9 @@ def cut_slabs(logits: NDArray[np.float32], axis: int, depth: int) -> list[Slab]:
     return [Slab(axis, a, min(first.shape[1], a + depth), first[:, a : a + depth]) for a in starts]
 
 
-def export_classes(logits: NDArray, placement: Placement, axis: int = 0, depth: int = 3, paints=()) -> NDArray:
+def export_classes(
+    logits: NDArray, placement: Placement, axis: int = 0, depth: int = 3, paints=()
+) -> NDArray:
     """Return the mask that streamed export makes of whole logits."""
     mask = Mask(placement, axis, len(logits), paints)
     exporter = Exporter(placement, axis, [mask])

@@ -1,7 +1,7 @@
 """Slabs of logits in, masks and probabilities on the scan's own grid out, as they become known.
 
-The result is that of resampling all logits linearly (nearest across a coarse axis) and taking the largest, but
-neither is ever held: a plane is resampled once the one after it is there.
+The result is that of resampling all logits linearly (nearest across a coarse axis) and taking the largest,
+but neither is ever held: a plane is resampled once the one after it is there.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -73,7 +74,7 @@ class Exporter:
         first = self._planes
         if self._line.is_linear:
             before = [*([self._last] if self._last else []), *planes]
-            bounds = list(zip(before, before[1:]))
+            bounds = list(pairwise(before))
             first -= self._last is not None
         _wait(pool.map(lambda plane: plane.classes, planes))
         _wait(pool.map(self._paint, range(first, first + len(bounds)), bounds))
@@ -98,9 +99,7 @@ class Mask:
         paints: The class that each region paints, where outputs are regions.
     """
 
-    def __init__(
-        self, placement: Placement, axis: int, n_outputs: int, paints: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, placement: Placement, axis: int, n_outputs: int, paints: Sequence[int] = ()) -> None:
         kind = np.uint8 if n_outputs <= 256 else np.uint16
         self.array: NDArray[Any] = np.zeros(placement.original.shape, kind)
         self._box = _box(self.array, placement, axis)
@@ -159,7 +158,7 @@ class Probabilities:
 def _mix(planes: Sequence[Plane], share: Float) -> Float:
     if len(planes) == 1:
         return planes[0].logits
-    mixed = planes[0].logits * share[0]
+    mixed: Float = planes[0].logits * share[0]
     mixed += planes[1].logits * share[1]
     return mixed
 
@@ -178,10 +177,10 @@ def _apply_sigmoid(logits_C: Float) -> Float:
 
 
 def _box(array: NDArray[Any], placement: Placement, axis: int) -> NDArray[Any]:
-    """Return a view of the kept box of (..., I, J, K) on the scan's grid, the slab axis first of the three."""
+    """Return a view of the kept box of (..., I, J, K) on the scan's grid, the slab axis first."""
     lead = array.ndim - 3
-    box = tuple(slice(a, b) for a, b in zip(placement.start, placement.stop))
-    inside = view_canonical(array, placement.original)[(..., *box)]
+    box = [slice(a, b) for a, b in zip(placement.start, placement.stop)]
+    inside = view_canonical(array, placement.original)[(*[slice(None)] * lead, *box)]
     return np.moveaxis(inside, lead + axis, lead)
 
 

@@ -112,7 +112,9 @@ class Layer:
             yield slice(start, len(counts))
 
 
-def compare_classes(layer: Layer, planes: Sequence[Plane], weights: NDArray[np.float32]) -> NDArray[np.generic]:
+def compare_classes(
+    layer: Layer, planes: Sequence[Plane], weights: NDArray[np.float32]
+) -> NDArray[np.generic]:
     """Return (n, X, Y): the class with the highest interpolated logit in each new plane of a layer.
 
     Args:

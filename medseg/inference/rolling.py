@@ -6,6 +6,7 @@ Shape legend: F classes or features, (N, P, Q) voxels with the slab axis first.
 from __future__ import annotations
 
 import mmap
+import os
 import tempfile
 from collections.abc import Iterator
 from math import prod
@@ -80,7 +81,7 @@ class Rolling:
 
     def _open(self, shape: tuple[int, ...]) -> Tensor:
         with tempfile.TemporaryFile(dir=self.folder) as file:
-            file.truncate(4 * prod(shape))
+            os.posix_fallocate(file.fileno(), 0, 4 * prod(shape))  # a full disk says so here
             self._map = mmap.mmap(file.fileno(), 0)
         return torch.from_numpy(np.frombuffer(self._map, np.float32).reshape(shape))
 

@@ -146,7 +146,9 @@ def test_regions_equal_resampling_first_and_painting_then(shape, small, axis: in
 
 @pytest.mark.parametrize("storage", STORAGES[::5])
 @pytest.mark.parametrize("are_regions", [False, True])
-def test_probabilities_equal_those_of_whole_logits_in_every_storage_order(storage: Storage, are_regions: bool):
+def test_probabilities_equal_those_of_whole_logits_in_every_storage_order(
+    storage: Storage, are_regions: bool
+):
     scan = make_scan(storage)
     image, placement = preprocess_image(scan, make_plan(spacing_mm=(1.0, 1.5, 2.0)))
     logits = np.random.default_rng(1).normal(size=(3, *image.shape[1:])).astype(np.float32)
