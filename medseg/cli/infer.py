@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,6 +57,7 @@ def infer(
     trust_code: Annotated[
         bool, typer.Option("--trust-code", help="Let the model use code from outside medseg.")
     ] = False,
+    memory_gb: o.MemoryGb = None,
     json: o.Json = False,
     dry_run: o.DryRun = False,
     verbose: o.Verbose = 0,
@@ -73,7 +75,7 @@ def infer(
         wanted = Wanted(series, volume, allow_tilt, allow_resample_z, slice_thickness)
         progress = make_progress(quiet=quiet)
         if dry_run:
-            announce(inputs, model, out, wanted, report, progress)
+            announce(inputs, model, out, wanted, report, progress, Machine(device, memory_gb, trust_code))
             return
         from medseg.workflows.infer import infer as work
         from medseg.workflows.outputs import FORMATS
@@ -93,26 +95,52 @@ def infer(
             device=device or "auto",
             threads=threads,
             trust_code=trust_code,
+            memory_gb=memory_gb,
+            tell=progress.say if verbose else None,
         )
         progress.say(summarise(report))
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What a dry run needs to know to forecast memory."""
+
+    device: str | None
+    memory_gb: float | None
+    trust_code: bool
+
+
 def announce(
-    inputs: list[Path], model: Path, out: Path, wanted: Wanted, report: Report, progress: Progress
+    inputs: list[Path],
+    model_path: Path,
+    out: Path,
+    wanted: Wanted,
+    report: Report,
+    progress: Progress,
+    machine: Machine,
 ) -> None:
-    """Say what a dry run would do, and which cases it would refuse."""
-    from medseg.core.files import read_json
+    """Say what a dry run would do, how much memory each case takes, and which cases it would refuse."""
+    from medseg.core.errors import DataError, ResourceError
     from medseg.data.cases import peek_key
     from medseg.data.inputs import find_inputs
-    from medseg.data.settings import Data
-    from medseg.inference.model import find_model
+    from medseg.inference.model import load_model
+    from medseg.inference.network import choose_device
+    from medseg.inference.segment import Segmenter
+    from medseg.workflows.foresight import Foresight
     from medseg.workflows.report import CaseResult
 
-    data = Data.model_validate(read_json(find_model(model) / "model.json")["data"])
+    device = choose_device(machine.device or "auto")
+    model = load_model(model_path, device, trust_code=machine.trust_code)
     key = peek_key(find_key())
-    cases = find_inputs(inputs, data, lambda: key, wanted)
+    cases = find_inputs(inputs, model.data, lambda: key, wanted)
+    foresee = Foresight(Segmenter(model, model.infer), machine.memory_gb, progress.say)
+    forecasts = {}
     for case in cases:
-        if case.error is not None:
-            report.add(CaseResult.of_error(case.id, case.error))
-    report.extra["dry_run"] = {"cases": len(cases)}
+        try:
+            forecasts[case.id] = round(foresee(case).peak_mb)
+        except DataError as error:
+            report.add(CaseResult.of_error(case.id, error))
+        except ResourceError as error:
+            report.add(CaseResult.of_error(case.id, error, "failed"))
+    report.extra["dry_run"] = {"cases": len(cases), "peak_mb": forecasts}
     progress.say(f"dry run: {len(cases) - len(report.cases)} masks would be written below {out}")

@@ -67,18 +67,28 @@ def to_canonical(array: NDArray[Any], geometry: Geometry) -> tuple[NDArray[Any],
     Returns:
         A contiguous array and its grid; world positions are unchanged.
     """
+    return np.ascontiguousarray(view_canonical(array, geometry)), canonical_grid(geometry)
+
+
+def canonical_grid(geometry: Geometry) -> Geometry:
+    """Return the grid of `to_canonical`."""
     order = np.argsort([world for world, _ in geometry.axes])
-    lead = array.ndim - 3
-    moved = np.transpose(array, [*range(lead), *(lead + order)])
     affine = geometry.affine.copy()
     affine[:3, :3] = geometry.affine[:3, order]
     for axis, index in enumerate(order):
         if geometry.axes[index][1] < 0:
-            moved = np.flip(moved, lead + axis)
             affine[:3, 3] += affine[:3, axis] * (geometry.shape[index] - 1)
             affine[:3, axis] *= -1
     i, j, k = (geometry.shape[index] for index in order)
-    return np.ascontiguousarray(moved), Geometry((i, j, k), affine)
+    return Geometry((i, j, k), affine)
+
+
+def view_canonical(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    """Return the voxels of `to_canonical` without copying them: what is written there lands in `array`."""
+    order = np.argsort([world for world, _ in geometry.axes])
+    lead = array.ndim - 3
+    moved = np.transpose(array, [*range(lead), *(lead + order)])
+    return np.flip(moved, tuple(lead + axis for axis in range(3) if geometry.axes[order[axis]][1] < 0))
 
 
 def from_canonical(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:

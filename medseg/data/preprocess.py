@@ -68,7 +68,8 @@ def preprocess_image(volume: Volume, plan: Plan) -> tuple[NDArray[np.float16], P
         image = resample_image(image, shape, orders=orders)
     placement = Placement(volume.geometry, canonical, start, stop, cropped.resample(shape))
     limit = float(np.finfo(np.float16).max)
-    return np.clip(image, -limit, limit).astype(np.float16), placement
+    np.clip(image, -limit, limit, out=image)
+    return image.astype(np.float16), placement
 
 
 def preprocess_classes(classes: NDArray[np.uint8], placement: Placement) -> NDArray[np.uint8]:

@@ -1,24 +1,183 @@
-"""Slide a network over an image and blend its windows.
+"""Slide members over an image, blend their windows, and give away each slab as soon as it is finished.
 
-Shape legend: B windows, C channels or classes, (I, J, K) voxels. A 2D network has a patch with K = 1
-and sees (B, C, I, J).
+Shape legend: B windows, C channels or classes, F classes or features, (I, J, K) voxels, (N, P, Q) the same with
+the slab axis first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from medseg.inference.windows import Window, gaussian_weights, place_windows
+from medseg.inference.head import Head
+from medseg.inference.rolling import Rolling
+from medseg.inference.windows import Triple, WindowPlan, gaussian_weights, plan_windows
+
+Member = Callable[[Tensor], Tensor]
+Activation = Callable[[Tensor], Tensor]
 
 # On a CPU torch takes a slow 3D convolution where N*C*D*H <= 20480 (measured with torch 2.13: 95 ms
 # against 8.8 ms for one more row); two or four windows at once lift most layers over it.
 SLOW_CONV3D = 20480
 CUDA_WINDOWS = 8
+CPU = torch.device("cpu")
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class Slab:
+    """Finished planes; its tensors are valid until the next slab is asked for.
+
+    Args:
+        axis: The slab axis.
+        start, stop: Planes of the image along it.
+        values: (F, N, P, Q) float32 logits, or features where there is a head.
+        head: What makes logits of features.
+        covered: (N, P, Q) whether a window looked; None: everywhere.
+        outside: (C,) logits of voxels where none did.
+        disagreement: (N, P, Q) half the L1 distance of a member's probabilities from the mean, averaged over
+            members and windows; None where it was not asked for.
+    """
+
+    axis: int
+    start: int
+    stop: int
+    values: Tensor
+    head: Head | None = None
+    covered: Tensor | None = None
+    outside: Tensor | None = None
+    disagreement: Tensor | None = None
+
+    def plane(self, index: int) -> Tensor:
+        """Return (C, P, Q) logits of plane `start + index`."""
+        return self._finish(self.values[:, index], index)
+
+    def logits(self) -> Tensor:
+        """Return (C, N, P, Q) logits of all planes at once."""
+        return self._finish(self.values, slice(None))
+
+    def _finish(self, values_F: Tensor, index: int | slice) -> Tensor:
+        logits = values_F if self.head is None else self.head(values_F)
+        if self.covered is not None:
+            assert self.outside is not None
+            fill = self.outside.view(-1, *[1] * (logits.dim() - 1))
+            logits = torch.where(self.covered[index], logits, fill)
+        return logits
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """What predicts a window.
+
+    Args:
+        members: One per fold.
+        mirror_axes: Spatial axes to average mirrored predictions over; () for none.
+        head: Of the single member, which then gives features.
+        activation: What makes probabilities of (B, C, ...) logits; needed to tell the disagreement.
+        device: Where windows go.
+    """
+
+    members: Sequence[Member]
+    mirror_axes: Sequence[int] = ()
+    head: Head | None = None
+    activation: Activation | None = None
+    device: torch.device = CPU
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise ValueError("no network was given")
+        if self.head is not None and (len(self.members) > 1 or self.activation is not None):
+            raise ValueError("a head that comes after blending belongs to a single member")
+
+    @torch.inference_mode()
+    def __call__(self, stack_BCIJK: Tensor) -> Tensor:
+        """Return the mean (B, F, I, J, K) of members and mirrorings, the disagreement as one more channel."""
+        views = [self._view(member, stack_BCIJK, axes) for member in self.members for axes in self._flips()]
+        if self.activation is None:
+            total = next(first := iter(views))().float()
+            for view in first:
+                total = total.add_(view())
+            return total / len(views)
+        outputs = [view().float() for view in views]
+        chances = [self.activation(output) for output in outputs]
+        mean = torch.stack(chances).mean(0)
+        apart = torch.stack([(chance - mean).abs().sum(1, keepdim=True) / 2 for chance in chances])
+        return torch.cat([torch.stack(outputs).mean(0), apart.mean(0)], dim=1)
+
+    def _flips(self) -> list[tuple[int, ...]]:
+        axes = self.mirror_axes
+        return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]
+
+    def _view(self, member: Member, stack: Tensor, axes: Sequence[int]) -> Callable[[], Tensor]:
+        spatial = [axis + 2 for axis in axes]
+        if not spatial:
+            return lambda: member(stack)
+        return lambda: torch.flip(member(torch.flip(stack, spatial)), spatial)
+
+
+def stream_logits(
+    ensemble: Ensemble,
+    image_CIJK: Tensor,
+    plan: WindowPlan,
+    *,
+    window_batch: int = 1,
+    outside: Sequence[float] | None = None,
+    rolling: Rolling | None = None,
+) -> Iterator[Slab]:
+    """Yield the blended logits of an image slab by slab, in order and without gaps.
+
+    No more planes are held than a window is deep; neither is the image padded or converted as a whole.
+
+    Args:
+        ensemble: What predicts a window.
+        image_CIJK: Preprocessed image, any real type; zeros around it.
+        plan: Of this image's shape.
+        window_batch: Windows per forward pass.
+        outside: (C,) logits where the plan has no window; needed where it skips some.
+        rolling: The buffer to blend in; None: a plain one on the ensemble's device.
+    """
+    rolling = rolling or Rolling(plan, ensemble.device)
+    weights = gaussian_weights(plan.patch).to(rolling.device)
+    fill = None if outside is None else torch.tensor(outside, dtype=torch.float32, device=rolling.device)
+    finish = partial(_finish, rolling, ensemble, fill)
+    for start in range(0, len(plan), window_batch):
+        batch = plan.windows[start : start + window_batch]
+        scores = ensemble(torch.stack([_cut(image_CIJK, at, plan.patch) for at in batch]).to(ensemble.device))
+        for at, score in zip(batch, scores):
+            yield from finish(at[plan.axis], score)
+            rolling.add(at, score.to(rolling.device), weights)
+        del scores
+    yield from finish(plan.shape[plan.axis], None)
+
+
+def _finish(
+    rolling: Rolling, ensemble: Ensemble, outside: Tensor | None, until: int, score: Tensor | None
+) -> Iterator[Slab]:
+    """Yield what no window from plane `until` on can change."""
+    if score is not None:
+        rolling.prepare(len(score))
+    for start, stop, values, covered in rolling.finish(until):
+        disagreement = None
+        if ensemble.activation is not None:
+            values, disagreement = values[:-1], values[-1]
+        yield Slab(rolling.plan.axis, start, stop, values, ensemble.head, covered, outside, disagreement)
+
+
+def _cut(image_CIJK: Tensor, start: Triple, patch: Triple) -> Tensor:
+    """Return a (C, *patch) float32 window; zeros where it hangs over the image."""
+    ends = list(zip(start, patch, image_CIJK.shape[1:], strict=True))
+    inside = tuple(slice(max(0, a), min(size, a + edge)) for a, edge, size in ends)
+    part = image_CIJK[(slice(None), *inside)]
+    if tuple(part.shape[1:]) == patch:
+        return part.float()
+    window = torch.zeros((len(image_CIJK), *patch), device=image_CIJK.device)
+    window[(slice(None), *(slice(s.start - a, s.stop - a) for s, a in zip(inside, start)))] = part
+    return window
 
 
 def predict_logits(
@@ -31,11 +190,11 @@ def predict_logits(
     mirror_axes: Sequence[int] = (),
     window_batch: int = 1,
 ) -> Tensor:
-    """Return the mean logits of all networks and mirrorings, blended with Gaussian weights.
+    """Return the mean logits of all networks and mirrorings as a whole; for images that are not large.
 
     Args:
         networks: One per fold, in eval mode, on the image's device.
-        image_CIJK: Preprocessed image; padded with zeros where it is smaller than the patch.
+        image_CIJK: Preprocessed image; zeros around it where it is smaller than the patch.
         patch: Window edge in voxels.
         dims: 2 or 3.
         overlap: Of neighbouring windows, as a share of the edge.
@@ -45,47 +204,22 @@ def predict_logits(
     Returns:
         (classes, I, J, K) float32 on the image's device.
     """
-    shape = image_CIJK.shape[1:]
-    missing = [max(0, edge - size) for edge, size in zip(patch, shape)]
-    pads = [amount for short in reversed(missing) for amount in (short // 2, short - short // 2)]
-    padded = functional.pad(image_CIJK, pads) if any(missing) else image_CIJK
-    windows = place_windows(padded.shape[1:], patch, overlap)
-    weights = gaussian_weights(patch).to(padded.device)
-    total = weight_sum = None
-    with torch.inference_mode():
-        for batch in _chunks(windows, window_batch):
-            stack = torch.stack([padded[(slice(None), *window)] for window in batch])
-            logits = _average(networks, stack, dims, mirror_axes)
-            if total is None or weight_sum is None:
-                total = torch.zeros((logits.shape[1], *padded.shape[1:]), device=padded.device)
-                weight_sum = torch.zeros(padded.shape[1:], device=padded.device)
-            for window, scores in zip(batch, logits):
-                # float32: half-precision sums are slower on a CPU and lose small weights.
-                total[(slice(None), *window)].addcmul_(scores, weights)
-                weight_sum[window] += weights
-        if total is None or weight_sum is None:
-            raise ValueError("an image has at least one window")
-        total /= weight_sum
-    crop = tuple(slice(short // 2, short // 2 + size) for short, size in zip(missing, shape))
-    return total[(slice(None), *crop)]
+    plan = plan_windows(image_CIJK.shape[1:], patch, overlap)
+    members = [partial(forward, network, dims=dims) for network in networks]
+    ensemble = Ensemble(members, mirror_axes, device=image_CIJK.device)
+    return collect(stream_logits(ensemble, image_CIJK, plan, window_batch=window_batch), plan.shape)
 
 
-def _chunks(windows: Sequence[Window], size: int) -> Iterator[Sequence[Window]]:
-    for start in range(0, len(windows), size):
-        yield windows[start : start + size]
-
-
-def _average(networks: Sequence[nn.Module], stack: Tensor, dims: int, mirror_axes: Sequence[int]) -> Tensor:
-    flips = [axes for count in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, count)]
-    total: Tensor | None = None
-    for network in networks:
-        for axes in flips:
-            spatial = [axis + 2 for axis in axes]
-            logits = torch.flip(forward(network, torch.flip(stack, spatial), dims), spatial)
-            total = logits if total is None else total.add_(logits)
-    if total is None:
-        raise ValueError("no network was given")
-    return total / (len(networks) * len(flips))
+def collect(slabs: Iterator[Slab], shape: Triple) -> Tensor:
+    """Return the (C, I, J, K) logits of all slabs of an image."""
+    whole: Tensor | None = None
+    for slab in slabs:
+        logits = slab.logits()
+        if whole is None:
+            whole = torch.empty((len(logits), *shape), device=logits.device)
+        whole.movedim(slab.axis + 1, 1)[:, slab.start : slab.stop] = logits
+    assert whole is not None, "an image has at least one slab"
+    return whole
 
 
 def forward(network: nn.Module, image_BCIJK: Tensor, dims: int) -> Tensor:

@@ -1,71 +1,211 @@
-"""One preprocessed scan to a mask, with a loaded model."""
+"""One preprocessed scan to a mask, with a loaded model: windows, slabs and export in one pass."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from medseg.core.select import select
 from medseg.core.volume import Labels
 from medseg.data.loading import region_paints, to_stored
 from medseg.data.preprocess import Placement
+from medseg.inference.export import Exporter, Mask, Probabilities
+from medseg.inference.head import Head, split_head
 from medseg.inference.model import TrainedModel
-from medseg.inference.predict import choose_window_batch, predict_logits
-from medseg.inference.restore import (
-    restore_classes,
-    restore_probabilities,
-    restore_region_probabilities,
-    restore_regions,
+from medseg.inference.predict import (
+    Ensemble,
+    Slab,
+    choose_window_batch,
+    collect,
+    forward,
+    stream_logits,
 )
+from medseg.inference.refine import REFINE
+from medseg.inference.rolling import Rolling
 from medseg.inference.settings import Infer
+from medseg.inference.way import Way
+from medseg.inference.windows import Box, WindowPlan, plan_windows
 from medseg.postprocess import POSTPROCESS, apply
+
+Observer = Callable[[Slab], None]
+CERTAIN = 10.0  # logit of what is known without a look: outside the box there is background
 
 
 class Segmenter:
-    """A model ready for many cases; what can be decided once is decided once."""
+    """A model ready for many cases; what can be decided once is decided once.
 
-    def __init__(self, model: TrainedModel, settings: Infer) -> None:
+    Args:
+        model: Its networks are on their device.
+        settings: How to apply it.
+        tells_disagreement: Whether slabs carry the disagreement of folds and mirrored views.
+    """
+
+    def __init__(self, model: TrainedModel, settings: Infer, *, tells_disagreement: bool = False) -> None:
         self.model = model
         self.settings = settings
         self.device = next(model.networks[0].parameters()).device
         plan = model.plan
         channels = len(model.data.channels)
-        self._window_batch = choose_window_batch(model.networks[0], channels, plan.patch, plan.dims)
+        self.way = Way(choose_window_batch(model.networks[0], channels, plan.patch, plan.dims))
+        self.ensemble = self._build_ensemble(tells_disagreement)
         # Steps name labels by their stored values, and run on stored values.
         self._steps = [
             select("post-processing step", POSTPROCESS, step.name, step.options)
             for step in settings.postprocess
         ]
+        self._refine = [
+            select("refinement step", REFINE, step.name, step.options) for step in settings.refine
+        ]
+
+    @property
+    def n_values(self) -> int:
+        """How many channels are blended: classes or regions, or features of a late head, and disagreement."""
+        head = self.ensemble.head
+        count = self.model.data.n_outputs if head is None else head.weight.shape[1]
+        return count + (self.ensemble.activation is not None)
+
+    def plan(self, shape: Sequence[int], box: Box | None = None) -> WindowPlan:
+        """Return the windows of a preprocessed (I, J, K) image, or of a box in it."""
+        return plan_windows(shape, self.model.plan.patch, self.settings.overlap, box=box)
+
+    def stream(
+        self,
+        image_CIJK: NDArray[np.float16],
+        *,
+        box: Box | None = None,
+        way: Way | None = None,
+        folder: Path | None = None,
+    ) -> Iterator[Slab]:
+        """Yield slabs of logits on the preprocessed grid.
+
+        Args:
+            image_CIJK: Preprocessed.
+            box: Where to look; outside lies background.
+            way: How to keep within memory; None: the fastest.
+            folder: Where a buffer may lie in a file.
+        """
+        way = way or self.way
+        plan = self.plan(image_CIJK.shape[1:], box)
+        device = torch.device("cpu") if way.blends_on_cpu else self.device
+        outputs, has_background = self.model.data.n_outputs, not self.model.data.regions
+        return stream_logits(
+            self.ensemble,
+            torch.from_numpy(np.ascontiguousarray(image_CIJK)),
+            plan,
+            window_batch=way.window_batch,
+            outside=[CERTAIN if has_background and n == 0 else -CERTAIN for n in range(outputs)],
+            rolling=Rolling(plan, device, folder if way.in_file else None),
+        )
 
     def predict(self, image_CIJK: NDArray[np.float16]) -> NDArray[np.float32]:
-        """Return (outputs, I, J, K) logits on the preprocessed grid."""
-        plan = self.model.plan
-        image = torch.from_numpy(image_CIJK.astype(np.float32)).to(self.device)
-        run = partial(predict_logits, self.model.networks, image, plan.patch, dims=plan.dims)
-        logits = run(
-            overlap=self.settings.overlap,
-            mirror_axes=plan.mirror_axes if self.settings.mirror else (),
-            window_batch=self._window_batch,
-        )
-        result: NDArray[np.float32] = logits.cpu().numpy()
+        """Return (outputs, I, J, K) logits on the preprocessed grid, as a whole."""
+        i, j, k = image_CIJK.shape[1:]
+        result: NDArray[np.float32] = collect(self.stream(image_CIJK), (i, j, k)).cpu().numpy()
         return result
 
     def segment(
-        self, image_CIJK: NDArray[np.float16], placement: Placement, *, with_probabilities: bool = False
-    ) -> tuple[Labels, NDArray[Any] | None]:
+        self,
+        image_CIJK: NDArray[np.float16],
+        placement: Placement,
+        *,
+        with_probabilities: bool = False,
+        sink: tuple[NDArray[Any], Callable[[], None]] | None = None,
+        observers: Sequence[Observer] = (),
+        slabs: Iterator[Slab] | None = None,
+    ) -> tuple[Labels, NDArray[np.float32] | None]:
         """Return stored label values on the scan's grid, and (C, I, J, K) probabilities if asked for.
 
         Probabilities are those of background and labels, or of the regions where these overlap.
+
+        Args:
+            image_CIJK: Preprocessed.
+            placement: The way back.
+            with_probabilities: Whether to return probabilities, which takes memory for all of them.
+            sink: Where else to write them: (C, I, J, K) zeros on the scan's grid, see `Probabilities`, and
+                what to call after each plane.
+            observers: Called with each slab of logits on the preprocessed grid.
+            slabs: What `stream` returned for this image; None: all of it, in the fastest way.
         """
-        logits, data = self.predict(image_CIJK), self.model.data
-        restore = restore_region_probabilities if data.regions else restore_probabilities
-        if data.regions:
-            classes = restore_regions(logits, placement, region_paints(data))
-        else:
-            classes = restore_classes(logits, placement)
-        stored = np.asarray(apply(self._steps, to_stored(classes, data), placement.original))
-        return Labels(stored, placement.original), restore(logits, placement) if with_probabilities else None
+        data = self.model.data
+        slabs = self._watch(slabs or self.stream(image_CIJK), observers)
+        if self._refine:
+            slabs = self._refine_slabs(slabs, image_CIJK, placement)
+        axis = self.plan(image_CIJK.shape[1:]).axis
+        mask = Mask(placement, axis, data.n_outputs, region_paints(data))
+        make = partial(Probabilities, placement=placement, axis=axis, are_regions=bool(data.regions))
+        targets: list[Any] = [mask]
+        probabilities = None
+        if with_probabilities:
+            probabilities = np.zeros((data.n_outputs, *placement.original.shape), np.float32)
+            targets.append(make(probabilities))
+        if sink is not None:
+            targets.append(make(sink[0], release=sink[1]))
+        exporter = Exporter(placement, axis, targets)
+        for slab in slabs:
+            exporter.add(slab)
+        exporter.finish()
+        stored = np.asarray(apply(self._steps, to_stored(mask.array, data), placement.original))
+        return Labels(stored, placement.original), probabilities
+
+    def _watch(self, slabs: Iterator[Slab], observers: Sequence[Observer]) -> Iterator[Slab]:
+        for slab in slabs:
+            for observe in observers:
+                observe(slab)
+            yield slab
+
+    def _refine_slabs(
+        self, slabs: Iterator[Slab], image_CIJK: NDArray[np.float16], placement: Placement
+    ) -> Iterator[Slab]:
+        """Yield one slab of logits whose probabilities are the refined ones of the whole image."""
+        i, j, k = image_CIJK.shape[1:]
+        logits, are_regions = collect(slabs, (i, j, k)).cpu(), bool(self.model.data.regions)
+        chances = (logits.sigmoid() if are_regions else logits.softmax(0)).numpy()
+        del logits
+        for step in self._refine:
+            chances = step(chances, image_CIJK, placement.grid)
+        refined = torch.from_numpy(chances).clamp(1e-7, 1 - 1e-7)
+        axis = self.plan((i, j, k)).axis
+        values = (refined.logit() if are_regions else refined.log()).movedim(axis + 1, 1).contiguous()
+        yield Slab(axis, 0, values.shape[1], values)
+
+    def _build_ensemble(self, tells_disagreement: bool) -> Ensemble:
+        model, settings = self.model, self.settings
+        networks: Sequence[nn.Module] = model.networks
+        head: Head | None = None
+        if len(networks) == 1 and not tells_disagreement and _may_shrink(networks[0], model.data.n_outputs):
+            noise = torch.Generator().manual_seed(0)
+            size = (1, len(model.data.channels), *model.plan.patch[: model.plan.dims])
+            parts = split_head(networks[0], torch.randn(size, generator=noise).to(self.device))
+            if parts is not None and parts[1].weight.shape[1] < model.data.n_outputs:
+                networks, head = (parts[0],), parts[1]
+        activation = None
+        if tells_disagreement:
+            activation = _share_regions if model.data.regions else partial(torch.softmax, dim=1)
+        return Ensemble(
+            [partial(forward, network, dims=model.plan.dims) for network in networks],
+            model.plan.mirror_axes if settings.mirror else (),
+            head,
+            activation,
+            self.device,
+        )
+
+
+def _may_shrink(network: nn.Module, n_outputs: int) -> bool:
+    """Say without a look at any window whether a late head could save memory."""
+    return any(
+        isinstance(module, (nn.Conv2d, nn.Conv3d)) and module.out_channels == n_outputs > module.in_channels
+        for module in network.modules()
+    )
+
+
+def _share_regions(logits_B: Tensor) -> Tensor:
+    """Return (B, 2R, ...) probabilities for and against each region, which sum to 1: distances are means."""
+    chances = logits_B.sigmoid()
+    return torch.cat([chances, 1 - chances], dim=1) / chances.shape[1]

@@ -35,6 +35,8 @@ Codes (all formats use the first block; XXX is NII, PNG, TIFF, NRRD or MHA):
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,7 @@ from medseg.core.geometry import Geometry
 from medseg.core.volume import Labels, Volume
 from medseg.io import itk, nifti, pixels
 from medseg.io.format import SNIFF_BYTES, Format
+from medseg.io.mapped import Mapped, map_volume
 from medseg.io.safety import read_bytes
 from medseg.io.voxels import shrink, to_labels
 
@@ -200,6 +203,32 @@ def write_probabilities(path: Path, probabilities_IJKC: NDArray[Any], like: Path
     with atomic_path(path) as temporary:
         header = None if isinstance(like, Geometry) else _nifti_or_none(like)
         nifti.write(temporary, volume, header, slope=1 / 65535)
+
+
+@contextmanager
+def stream_probabilities(path: Path, channels: int, like: Path | Scan) -> Iterator[Mapped]:
+    """Yield what to write class probabilities to; at the end it becomes the file of `write_probabilities`.
+
+    Memory is needed for what lies between two calls of its `release` only: the rest waits, uncompressed, in a
+    file without a name beside `path`.
+
+    Args:
+        path: .nii.gz.
+        channels: How many classes or regions.
+        like: The image that was segmented.
+    """
+    geometry = read_geometry(like)
+    with atomic_path(path) as temporary:
+        head = nifti.make_head(geometry, channels, np.dtype("<u2"), _nifti_or_none(like), slope=1 / 65535)
+        with map_volume(temporary, head, (channels, *geometry.shape)) as mapped:
+            yield mapped
+
+
+def read_voxel_bytes(image: Path | Scan) -> int:
+    """Return how many bytes a voxel of an image takes in memory, from its header; 4 where that does not tell."""
+    if isinstance(image, Path) and _format_of(image) is FORMATS["nifti"]:
+        return nifti.read_voxel_bytes(image)
+    return 4
 
 
 def _format_by_name(path: Path) -> Format:

@@ -64,6 +64,13 @@ def read(path: Path) -> Volume:
     return Volume(array, header.geometry)
 
 
+def read_voxel_bytes(path: Path) -> int:
+    """Return the bytes of a voxel in memory, from the header."""
+    header = _read_header_of(path)
+    is_plain = header.slope == 1 and header.inter == 0
+    return header.dtype.itemsize if is_plain else 4
+
+
 def read_geometry(path: Path) -> Geometry:
     """Read the grid from the header; the voxels are not looked at."""
     return _read_header_of(path).geometry
@@ -89,12 +96,20 @@ def write(path: Path, volume: Volume, like: Path | None = None, *, slope: float 
     array = volume.array
     if array.dtype == np.float64:
         array = array.astype(np.float32)
-    fields = _make_fields(volume.geometry, _read_header_of(like) if like else None)
-    fields.set_data_shape(array.shape[1:] if len(array) == 1 else (*array.shape[1:], len(array)))
-    fields.set_data_dtype(array.dtype)
+    head = make_head(volume.geometry, len(array), array.dtype, like, slope=slope)
+    compress_into(path, _in_order(head, array))
+
+
+def make_head(
+    geometry: Geometry, channels: int, dtype: np.dtype[Any], like: Path | None = None, *, slope: float = 1.0
+) -> bytes:
+    """Return all bytes before the voxels; arguments as those of `write`."""
+    fields = _make_fields(geometry, _read_header_of(like) if like else None)
+    fields.set_data_shape(geometry.shape if channels == 1 else (*geometry.shape, channels))
+    fields.set_data_dtype(dtype)
     fields["scl_slope"], fields["scl_inter"] = slope, 0
     fields["vox_offset"] = fields["sizeof_hdr"] + 4
-    compress_into(path, _in_order(fields.binaryblock + bytes(4), array))
+    return bytes(fields.binaryblock) + bytes(4)
 
 
 def _in_order(head: bytes, array: NDArray[Any]) -> Iterator[bytes | memoryview]:

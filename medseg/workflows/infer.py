@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from medseg.core.errors import ConfigError, DataError, ResourceError, is_out_of_memory
 from medseg.core.files import make_folder, sweep
@@ -25,7 +26,8 @@ from medseg.data.studies import Wanted
 from medseg.inference.model import TrainedModel, load_model
 from medseg.inference.network import choose_device
 from medseg.inference.segment import Segmenter
-from medseg.io import write_labels, write_probabilities
+from medseg.io import stream_probabilities, write_labels
+from medseg.workflows.foresight import TOO_LARGE, Foresight
 from medseg.workflows.outputs import SUFFIXES, Outputs, plan_outputs, write_objects
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
@@ -58,6 +60,8 @@ def infer(
     device: str = "auto",
     threads: int | None = None,
     trust_code: bool = False,
+    memory_gb: float | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> TrainedModel:
     """Segment every input and write OUT/<id>.nii.gz (2D: .png), OUT/<id>.json and OUT/report.json.
 
@@ -75,8 +79,11 @@ def infer(
         device: auto, cpu or cuda.
         threads: Of the CPU; None takes all.
         trust_code: Whether the model may use code from outside medseg.
+        memory_gb: What a case may take; slower ways are chosen to keep within it.
+        tell: Gets a line about each case before it starts: windows and the forecast of its memory.
 
     Raises:
+        ResourceError: INFER_MEMORY, after all other cases, where some need more.
         DataError: No input was found, or DICOM and other images are mixed.
         ConfigError: Masks would be written beside, or over, the scans; no such series.
         CheckpointError: The model is missing, damaged or preprocesses differently.
@@ -90,6 +97,7 @@ def infer(
     make_folder(out)
     sweep(out)
     segmenter = Segmenter(model, model.infer)
+    foresee = Foresight(segmenter, memory_gb, tell) if memory_gb or tell else None
     with progress.track("infer", len(cases)) as advance:
         for case in cases:
             result = infer_case(
@@ -99,11 +107,25 @@ def infer(
                 save_probabilities=save_probabilities,
                 formats=tuple(formats),
                 repairs=(wanted or Wanted()).settings,
+                foresee=foresee,
             )
             report.add(result)
             advance(case.id)
     report.write(out / "report.json")
+    _raise_if_too_large(report)
     return model
+
+
+def _raise_if_too_large(report: Report) -> None:
+    """End with the exit code of the machine where cases were refused for it."""
+    refused = [case for case in report.cases if case.code == TOO_LARGE]
+    if refused:
+        raise ResourceError(
+            f"{len(refused)} of {len(report.cases)} cases need more memory than allowed; the first: "
+            f"{refused[0].message}",
+            hint=refused[0].hint or "",
+            code="INFER_MEMORY",
+        )
 
 
 def _refuse_scans_in(out: Path, inputs: Sequence[Path], cases: Sequence[Case]) -> None:
@@ -132,6 +154,7 @@ def infer_case(
     save_probabilities: bool,
     formats: tuple[str, ...] = ("nifti",),
     repairs: Mapping[str, Any] | None = None,
+    foresee: Foresight | None = None,
 ) -> CaseResult:
     """Segment one case, or say why not; nothing partial is left under a final name.
 
@@ -142,11 +165,14 @@ def infer_case(
         save_probabilities: Whether to write OUT/<id>_prob.nii.gz too.
         formats: Of `outputs.FORMATS`.
         repairs: `Wanted.settings` that a DICOM scan was read with.
+        foresee: Chooses the way by a forecast of the memory; None: the fastest way.
     """
     started = time.perf_counter()
     try:
         outputs, identity = _plan_case(segmenter.model, case, save_probabilities, formats, repairs or {})
-        result = _segment_case(segmenter, case, out, outputs, identity)
+        result = _segment_case(segmenter, case, out, outputs, identity, foresee)
+    except ResourceError as error:
+        result = CaseResult.of_error(case.id, error, "failed")
     except DataError as error:
         result = CaseResult.of_error(case.id, error)
     except (MemoryError, RuntimeError) as error:
@@ -177,25 +203,28 @@ def _plan_case(
 
 
 def _segment_case(
-    segmenter: Segmenter, case: Case, out: Path, outputs: Outputs, identity: Mapping[str, Any]
+    segmenter: Segmenter,
+    case: Case,
+    out: Path,
+    outputs: Outputs,
+    identity: Mapping[str, Any],
+    foresee: Foresight | None,
 ) -> CaseResult:
     model = segmenter.model
     if is_done(out, case.id, outputs.names, identity):
         return CaseResult(case.id, "skipped", outputs=outputs.names)
+    way = foresee(case).way if foresee else segmenter.way
     notes: set[str] = set()
-    image = load_image(case, len(model.data.channels), notes)
+    # Not bound to a name: the scan as stored is not needed once it is preprocessed.
+    array, placement = preprocess_image(load_image(case, len(model.data.channels), notes), model.plan)
     require_unchanged(case, identity["input_sha256"])
-    array, placement = preprocess_image(image, model.plan)
-    labels, probabilities = segmenter.segment(
-        array, placement, with_probabilities=outputs.probabilities is not None
-    )
+    with _open_probabilities(out, outputs, case, model) as sink:
+        slabs = segmenter.stream(array, way=way, folder=out)
+        labels, _ = segmenter.segment(array, placement, sink=sink, slabs=slabs)
     warnings = [*case.warnings, *tell_notes(notes), *outputs.warnings]
     if not labels.array.any():
         warnings.append(("MASK_EMPTY", "no voxel was segmented"))
-    outputs.clear(out)
     write_objects(out, outputs, labels, case.images[0], model)
-    if probabilities is not None and outputs.probabilities:
-        write_probabilities(out / outputs.probabilities, np.moveaxis(probabilities, 0, -1), case.images[0])
     if outputs.mask:
         write_mask(out / outputs.mask, labels, like=case.images[0])
     made, volumes = hash_outputs(out, outputs.names), measure_labels(labels, model.data)
@@ -204,6 +233,20 @@ def _segment_case(
     about = {} if isinstance(scan, Path) else {"scan": describe_scan(scan, grid.shape[2])}
     write_sidecar(sidecar, identity, grid, outputs=made, labels=volumes, warnings=warnings, **about)
     return CaseResult(case.id, "done", warnings=warnings, outputs=outputs.names)
+
+
+@contextmanager
+def _open_probabilities(
+    out: Path, outputs: Outputs, case: Case, model: TrainedModel
+) -> Iterator[tuple[NDArray[Any], Callable[[], None]] | None]:
+    """Yield where probabilities go, if they are wanted; what the old sidecar vouched for is removed first."""
+    outputs.clear(out)
+    if outputs.probabilities is None:
+        yield None
+        return
+    path = out / outputs.probabilities
+    with stream_probabilities(path, model.data.n_outputs, case.images[0]) as mapped:
+        yield mapped.array, mapped.release
 
 
 def _identify(

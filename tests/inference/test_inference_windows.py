@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg.inference.windows import gaussian_weights, place_windows
+from medseg.inference.windows import find_content, gaussian_weights, plan_windows
 
 edges = st.integers(1, 12)
 overlaps = st.floats(0, 0.95)
@@ -17,6 +17,11 @@ def grids(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(edge + draw(st.integers(0, 25)) for edge in patch), patch
 
 
+def spans(shape, patch, overlap: float) -> list[tuple[slice, ...]]:
+    plan = plan_windows(shape, patch, overlap)
+    return [tuple(slice(a, a + edge) for a, edge in zip(start, patch)) for start in plan.windows]
+
+
 def starts_along(windows: list, axis: int) -> list[int]:
     return sorted({window[axis].start for window in windows})
 
@@ -25,7 +30,7 @@ def starts_along(windows: list, axis: int) -> list[int]:
 def test_every_voxel_is_seen(grid, overlap: float):
     shape, patch = grid
     seen = np.zeros(shape, bool)
-    for window in place_windows(shape, patch, overlap):
+    for window in spans(shape, patch, overlap):
         seen[window] = True
     assert seen.all()
 
@@ -33,7 +38,7 @@ def test_every_voxel_is_seen(grid, overlap: float):
 @given(grids(), overlaps)
 def test_every_window_is_a_whole_patch_inside_the_image(grid, overlap: float):
     shape, patch = grid
-    for window in place_windows(shape, patch, overlap):
+    for window in spans(shape, patch, overlap):
         assert tuple(span.stop - span.start for span in window) == patch
         assert all(span.start >= 0 and span.stop <= size for span, size in zip(window, shape))
 
@@ -41,7 +46,7 @@ def test_every_window_is_a_whole_patch_inside_the_image(grid, overlap: float):
 @given(grids(), overlaps)
 def test_neighbours_overlap_at_least_as_asked(grid, overlap: float):
     shape, patch = grid
-    windows = place_windows(shape, patch, overlap)
+    windows = spans(shape, patch, overlap)
     for axis, edge in enumerate(patch):
         steps = np.diff(starts_along(windows, axis))
         assert all(step <= max(1, edge * (1 - overlap)) + 1e-9 for step in steps)
@@ -50,7 +55,7 @@ def test_neighbours_overlap_at_least_as_asked(grid, overlap: float):
 @given(grids(), overlaps)
 def test_the_last_step_is_like_the_others(grid, overlap: float):
     shape, patch = grid
-    windows = place_windows(shape, patch, overlap)
+    windows = spans(shape, patch, overlap)
     for axis in range(3):
         steps = np.diff(starts_along(windows, axis))
         assert not steps.size or steps.max() - steps.min() <= 1
@@ -58,18 +63,63 @@ def test_the_last_step_is_like_the_others(grid, overlap: float):
 
 @given(grids(), overlaps)
 def test_no_window_is_placed_twice(grid, overlap: float):
-    windows = place_windows(*grid, overlap)
+    windows = spans(*grid, overlap)
     assert len({tuple(span.start for span in window) for window in windows}) == len(windows)
 
 
 def test_windows_of_a_small_image_can_be_counted_by_hand():
-    windows = place_windows((10, 4, 6), (4, 4, 4), 0.5)
+    windows = spans((10, 4, 6), (4, 4, 4), 0.5)
     assert starts_along(windows, 0) == [0, 2, 4, 6] and starts_along(windows, 1) == [0]
     assert starts_along(windows, 2) == [0, 2] and len(windows) == 8
 
 
 def test_without_overlap_the_fewest_windows_cover_the_image():
-    assert len(place_windows((8, 4, 9), (4, 4, 4), 0)) == 2 * 1 * 3
+    assert len(spans((8, 4, 9), (4, 4, 4), 0)) == 2 * 1 * 3
+
+
+@given(grids(), overlaps)
+def test_windows_come_in_order_along_the_slab_axis(grid, overlap: float):
+    plan = plan_windows(*grid, overlap)
+    along = [start[plan.axis] for start in plan.windows]
+    assert along == sorted(along) and len(plan.windows) == len(plan)
+
+
+def test_the_slab_axis_needs_the_smallest_buffer_and_of_equals_comes_first():
+    assert plan_windows((40, 30, 20), (8, 8, 8), 0.5).axis == 0  # 8 * 30 * 20 against 40 * 8 * 20
+    assert plan_windows((40, 40, 20), (8, 4, 8), 0.5).axis == 1
+    assert plan_windows((40, 40, 50), (8, 8, 1), 0.5).axis == 2
+    assert plan_windows((8, 8, 8), (4, 4, 4), 0.5).axis == 0
+    assert plan_windows((10, 4, 4), (20, 4, 2), 0.5).axis == 2  # no more planes than there are
+
+
+def test_where_the_image_is_shorter_windows_hang_over_evenly():
+    plan = plan_windows((3, 4, 9), (6, 4, 4), 0)
+    assert plan.starts == ((-1,), (0,), (0, 2, 5)) and plan.padding == ((1, 2), (0, 0), (0, 0))
+    assert (plan.axis, plan.depth, plan.plane) == (2, 4, (3, 4))
+
+
+def test_a_box_is_covered_and_what_lies_outside_is_skipped():
+    box = (slice(10, 22), slice(0, 3), slice(17, 19))
+    plan = plan_windows((30, 8, 20), (6, 4, 8), 0.5, box=box)
+    assert plan.starts == ((10, 13, 16), (0,), (12,))  # not before or behind the image
+    assert plan.skipped == 9 * 3 * 4 - 3
+
+
+def test_a_plan_tells_what_it_does():
+    plan = plan_windows((30, 2, 20), (6, 4, 8), 0.5, box=(slice(10, 22), slice(0, 2), slice(0, 20)))
+    assert plan.describe() == (
+        "12 windows (3x1x4) of 6x4x8 in 30x2x20 voxels, slabs along axis i, padded by 0+0, 1+1, 0+0, "
+        "24 skipped"
+    )
+    assert "skipped" not in plan_windows((6, 6, 6), (6, 6, 6), 0).describe()
+
+
+def test_content_is_what_stands_out_of_the_darkest_in_any_channel():
+    image = torch.zeros(2, 9, 8, 7)
+    image[0, 2, 3, 4], image[1, 5, 1, 4] = 100, 3
+    image[0, 8, 7, 6] = 1.9  # noise
+    assert find_content(image) == (slice(2, 6), slice(1, 4), slice(4, 5))
+    assert find_content(torch.ones(1, 3, 3, 3)) is None
 
 
 def test_weights_are_symmetric_and_highest_in_the_middle():

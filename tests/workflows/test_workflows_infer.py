@@ -187,7 +187,9 @@ def test_pseudonyms_replace_ids_everywhere_and_stay_the_same(
 
 def test_a_dry_run_writes_nothing(images: Path, tiny_run: Path, tmp_path: Path):
     result = infer(images, tiny_run, tmp_path / "OUT", "--dry-run", "--json")
-    assert document(result)["dry_run"] == {"cases": 6}
+    told = document(result)["dry_run"]
+    assert told["cases"] == 6 and set(told["peak_mb"]) == set(IDS)
+    assert "windows (3x2x2) of 16x16x8" in result.stderr and "peak " in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
