@@ -1,8 +1,8 @@
 """What a label may be near: lesions only in their organ, parts only on their whole.
 
 The place that other labels are measured from is the mask of the labels named, all cavities filled: a lesion
-takes its voxels out of the organ and is still in it. Distances are between voxel centres, in millimetres. Where
-the scan holds none of the labels named, nothing is near them.
+takes its voxels out of the organ and is still in it. Distances are between voxel centres, in millimetres.
+Where the scan holds none of the labels named, nothing is near them.
 """
 
 from __future__ import annotations

@@ -70,16 +70,17 @@ class Coupling:
     def gather(self, table_XC: Tensor) -> Tensor:
         """Return (N, C) the sum over each voxel's neighbours of strength times value."""
         size = max(1, PAIRS_AT_ONCE // len(self._deltas))
-        parts = []
-        for rows in torch.split(self._rows, size):
+        sums = table_XC.new_empty(
+            len(self._rows), table_XC.shape[1]
+        )  # small parts would lie between large ones
+        for rows, target in zip(torch.split(self._rows, size), torch.split(sums, size)):
             neighbours = rows[:, None] + self._deltas
+            strengths = self._compare(rows, neighbours)
             # One fused pass gathers, weighs and sums; each voxel's sum runs in the order of the offsets.
-            parts.append(
-                functional.embedding_bag(
-                    neighbours, table_XC, per_sample_weights=self._compare(rows, neighbours), mode="sum"
-                )
+            target.copy_(
+                functional.embedding_bag(neighbours, table_XC, per_sample_weights=strengths, mode="sum")
             )
-        return torch.cat(parts)
+        return sums
 
     def _compare(self, rows: Tensor, neighbours: Tensor) -> Tensor:
         """Return (n, O) the strength of each pair."""
