@@ -48,8 +48,8 @@ def crf(
     """Return probabilities after mean-field updates of a dense CRF.
 
     Time is (1 + iterations) passes over pairs (voxels that take part x neighbours), about 5 ns a pair on one
-    core. Memory is 30 bytes + 4 bytes x (4 classes + 3 channels) per voxel of the image at most, less where the
-    box around the voxels that take part is small, 32 bytes x classes per voxel that takes part, and 32 MiB.
+    core. Memory is at most 30 bytes + 4 bytes x (4 classes + 3 channels) per voxel of the image, less where
+    the box around the voxels that take part is small, 32 bytes x classes for each of these, and 32 MiB.
 
     Args:
         probabilities_CIJK: (C, I, J, K) float32, summing to 1 over C; K = 1 in 2D.
