@@ -15,10 +15,13 @@ config_app = typer.Typer(help="Look at settings.", no_args_is_help=True)
 
 def list_entries(
     what: Annotated[
-        str, typer.Argument(help="pipelines, models, losses, optimizers, metrics, postprocess or formats.")
+        str,
+        typer.Argument(
+            help="pipelines, models, losses, optimizers, metrics, refine, postprocess or formats."
+        ),
     ] = "pipelines",
 ) -> None:
-    """List pipelines, models, losses, optimizers, metrics, post-processing steps or formats.
+    """List pipelines, models, losses, optimizers, metrics, refine steps, post-processing steps or formats.
 
     Example: `medseg list models`
     """
@@ -30,7 +33,7 @@ def list_entries(
 def _names(what: str) -> list[str]:
     from medseg.core.select import suggest
 
-    kinds = ("pipelines", "models", "losses", "optimizers", "metrics", "formats", "postprocess")
+    kinds = ("pipelines", "models", "losses", "optimizers", "metrics", "formats", "refine", "postprocess")
     if what not in kinds:
         raise ConfigError(f"there is no list of `{what}`", hint=suggest(what, kinds), code="UNKNOWN_NAME")
     if what == "pipelines":
@@ -39,7 +42,8 @@ def _names(what: str) -> list[str]:
         return list_pipelines()
     import importlib
 
-    module = {"formats": "io", "optimizers": "train.optimizers"}.get(what, what)
+    rooms = {"formats": "io", "optimizers": "train.optimizers", "refine": "inference.refine"}
+    module = rooms.get(what, what)
     return sorted(getattr(importlib.import_module(f"medseg.{module}"), what.upper()))
 
 

@@ -131,7 +131,7 @@ def load_model(
         )
     builder = Builder.model_validate(tree["model"])
     infer = Infer.model_validate(tree["infer"])
-    foreign = [entry.name for entry in (builder, *infer.postprocess) if ":" in entry.name]
+    foreign = [entry.name for entry in (builder, *infer.refine, *infer.postprocess) if ":" in entry.name]
     if foreign and not trust_code:
         raise CheckpointError(
             f"the model runs code from outside medseg: {', '.join(foreign)}",

@@ -27,7 +27,7 @@ from medseg.inference.predict import (
     forward,
     stream_logits,
 )
-from medseg.inference.refine import REFINE
+from medseg.inference.refine import REFINE, apply_refine
 from medseg.inference.rolling import Rolling
 from medseg.inference.settings import Infer
 from medseg.inference.way import Way
@@ -166,11 +166,10 @@ class Segmenter:
         """Yield one slab of logits whose probabilities are the refined ones of the whole image."""
         i, j, k = image_CIJK.shape[1:]
         logits, are_regions = collect(slabs, (i, j, k)).cpu(), bool(self.model.data.regions)
-        chances = (logits.sigmoid() if are_regions else logits.softmax(0)).numpy()
+        chances, image = logits.sigmoid() if are_regions else logits.softmax(0), torch.from_numpy(image_CIJK)
         del logits
-        for step in self._refine:
-            chances = step(chances, image_CIJK, placement.grid)
-        refined = torch.from_numpy(chances).clamp(1e-7, 1 - 1e-7)
+        refined = apply_refine(self._refine, chances, image, placement.grid, overlapping=are_regions)
+        refined = refined.clamp(1e-7, 1 - 1e-7)
         axis = self.plan((i, j, k)).axis
         values = (refined.logit() if are_regions else refined.log()).movedim(axis + 1, 1).contiguous()
         yield Slab(axis, 0, values.shape[1], values)

@@ -18,7 +18,7 @@ class Infer(Settings):
 
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     mirror: bool = False  # average over the grid's mirror axes: 2^axes times the cost
-    refine: tuple[Builder, ...] = ()  # steps on probabilities, before they are brought to the scan's grid
+    refine: tuple[Builder, ...] = ()  # of probabilities, before they become labels; see `refine`
     postprocess: tuple[Builder, ...] = ()
     # auto: where `postprocess` is empty, steps are chosen label by label on held-out cases; see `choice`
     postprocess_choice: Annotated[Literal["auto", "off"], BeforeValidator(_read_off)] = "auto"

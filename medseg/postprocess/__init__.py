@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterable
 from medseg.core.geometry import Geometry
 from medseg.postprocess.components import LabelMap, keep_largest, remove_small_components
 from medseg.postprocess.holes import fill_holes
+from medseg.postprocess.surroundings import keep_inside, keep_touching
 
 POSTPROCESS: dict[str, Callable[..., LabelMap]] = {
     "keep_largest": keep_largest,
     "remove_small_components": remove_small_components,
     "fill_holes": fill_holes,
+    "keep_inside": keep_inside,
+    "keep_touching": keep_touching,
 }
 
 __all__ = ["POSTPROCESS", "LabelMap", "apply"]

@@ -22,8 +22,8 @@ def process_group(device: torch.device) -> Iterator[tuple[int, int]]:
     if world == 1:
         yield 0, 1
         return
-    # Its signatures take the group of the moment of the import as a default, and optimizers import it: the
-    # group would outlive its end, and a thread of it that frees a tensor while Python ends aborts the process.
+    # Its signatures take the group of the moment of import as a default, and optimizers import it: the group
+    # would outlive its end, and a thread of it that frees a tensor while Python ends aborts the process.
     importlib.import_module("torch.distributed.nn.functional")
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))

@@ -19,6 +19,7 @@ from medseg.data.lateral import choose_swaps
 from medseg.data.worklog import Worklog, explain_death
 from medseg.inference.model import load_model
 from medseg.inference.network import choose_device
+from medseg.inference.refine import REFINE
 from medseg.losses import LOSSES
 from medseg.models import MODELS
 from medseg.postprocess import POSTPROCESS
@@ -62,6 +63,8 @@ def select_all(config: Config) -> None:
     select("model", MODELS, config.model.name, config.model.options)
     select("loss", LOSSES, config.loss.name, config.loss.options)
     select("optimizer", OPTIMIZERS, config.train.optimizer, config.train.optimizer_options)
+    for step in config.infer.refine:
+        select("refine step", REFINE, step.name, step.options)
     for step in config.infer.postprocess:
         select("post-processing step", POSTPROCESS, step.name, step.options)
     choose_swaps(config.augment, label_names(config))

@@ -78,6 +78,7 @@ def test_a_pipeline_may_be_a_file(tmp_path: Path):
         ("losses", "dice_focal"),
         ("metrics", "dice"),
         ("formats", "nifti"),
+        ("refine", "crf"),
         ("postprocess", "keep_largest"),
     ],
 )

@@ -223,6 +223,7 @@ def test_auto_takes_a_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch):
     [
         {"model": {"name": "os:getcwd", "options": {}}},
         {"infer": {"overlap": 0.5, "mirror": False, "postprocess": [{"name": "os:getcwd", "options": {}}]}},
+        {"infer": {"overlap": 0.5, "mirror": False, "refine": [{"name": "os:getcwd", "options": {}}]}},
     ],
 )
 def test_a_model_that_names_foreign_code_is_refused_before_it_is_imported(folder: Path, change: dict):

@@ -14,17 +14,18 @@ from medseg.postprocess import POSTPROCESS
 
 SPACING_MM = (0.5, 1.25, 3.0)
 SHAPES = st.tuples(st.integers(1, 7), st.integers(1, 7), st.integers(1, 5))
+REQUIRED = {"min_volume_mm3": 4.0, "inside": [1], "touching": [1]}  # with effects on voxels of 1.875 mm3
 MAPS = SHAPES.flatmap(lambda shape: arrays(np.uint8, shape, elements=st.sampled_from([0, 0, 1, 3])))
 
 
 def with_required_options(step):
-    """Give each option without a default a value that has an effect on voxels of 1.875 mm3."""
+    """Give each option without a default a value."""
     required = [
         p.name
         for p in inspect.signature(step).parameters.values()
         if p.kind is p.KEYWORD_ONLY and p.default is p.empty
     ]
-    return partial(step, **dict.fromkeys(required, 4.0))
+    return partial(step, **{name: REQUIRED[name] for name in required})
 
 
 def grid(labels_IJK, spacing_mm=SPACING_MM):
@@ -105,6 +106,6 @@ def test_empty_map_stays_empty(step, shape):
 @every_step
 @pytest.mark.parametrize("shape", [(5, 4, 3), (5, 4, 1), (1, 1, 1)])
 def test_full_map_stays_full(step, shape):
-    full = np.full(shape, 2, dtype=np.uint8)
+    full = np.full(shape, 1, dtype=np.uint8)
     spacing_mm = (5, 5, 5)
     assert np.array_equal(step(full, grid(full, spacing_mm)), full)

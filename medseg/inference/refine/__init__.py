@@ -1,15 +1,48 @@
-"""Refine probabilities on the preprocessed grid, before they are exported.
+"""Refine a network's probabilities before they become labels.
 
-A step is `(probabilities_CIJK, image_CIJK, geometry, *, options) -> probabilities_CIJK`.
+A step is `(probabilities_CIJK, image_CIJK, geometry, *, options) -> probabilities_CIJK`. All are float32
+tensors on one device and on the grid that the network saw, the image with the intensities that it saw. Over C
+the probabilities sum to 1. A step returns a new tensor, and flipped axes give the flipped result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
-REFINE: dict[str, Callable[..., NDArray[np.float32]]] = {}
+from medseg.core.geometry import Geometry
+from medseg.inference.refine.crf import crf
 
-__all__ = ["REFINE"]
+Step = Callable[[Tensor, Tensor, Geometry], Tensor]
+
+REFINE: dict[str, Callable[..., Tensor]] = {"crf": crf}
+
+__all__ = ["REFINE", "apply_refine"]
+
+
+def apply_refine(
+    steps: Sequence[Step],
+    probabilities_CIJK: Tensor,
+    image_CIJK: Tensor,
+    geometry: Geometry,
+    *,
+    overlapping: bool = False,
+) -> Tensor:
+    """Run the steps in order, each with its options bound, as `select` returns it.
+
+    Args:
+        steps: Entries of `REFINE`.
+        probabilities_CIJK: (C, I, J, K) float32.
+        image_CIJK: (channels, I, J, K), any float type.
+        geometry: The grid of both.
+        overlapping: Whether channels are regions that overlap: each is then refined against its complement.
+    """
+    if not overlapping:
+        image = image_CIJK.float()
+        for step in steps:
+            probabilities_CIJK = step(probabilities_CIJK, image, geometry)
+        return probabilities_CIJK
+    pairs = [torch.stack([1 - inside, inside]) for inside in probabilities_CIJK]
+    return torch.stack([apply_refine(steps, pair, image_CIJK, geometry)[1] for pair in pairs])
