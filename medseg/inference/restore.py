@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.core.volume import from_canonical
 from medseg.data.preprocess import Placement
 from medseg.data.resample import argmax_resampled, resample_image
 
@@ -73,4 +72,4 @@ def _resample_linear(array_CIJK: NDArray[np.float32], placement: Placement) -> N
 def _place(box_IJK: NDArray[Any], placement: Placement, *, fill: float) -> NDArray[Any]:
     whole = np.full(placement.canonical.shape, fill, box_IJK.dtype)
     whole[tuple(slice(a, b) for a, b in zip(placement.start, placement.stop))] = box_IJK
-    return from_canonical(whole, placement.original)
+    return placement.to_stored(whole)

@@ -33,8 +33,7 @@ class Segmenter:
         self.settings = settings
         self.device = next(model.networks[0].parameters()).device
         plan = model.plan
-        channels = len(model.data.channels)
-        self._window_batch = choose_window_batch(model.networks[0], channels, plan.patch, plan.dims)
+        self._window_batch = choose_window_batch(model.networks[0], model.n_inputs, plan.patch, plan.dims)
         # Steps name labels by their stored values, and run on stored values.
         self._steps = [
             select("post-processing step", POSTPROCESS, step.name, step.options)

@@ -19,7 +19,6 @@ from medseg.data.cases import Case, pseudonymize, read_key
 from medseg.data.checks import hash_files, require_unchanged
 from medseg.data.inputs import find_inputs
 from medseg.data.loading import load_image, tell_notes
-from medseg.data.preprocess import preprocess_image
 from medseg.data.settings import Data
 from medseg.data.studies import Wanted
 from medseg.inference.model import TrainedModel, load_model
@@ -185,7 +184,7 @@ def _segment_case(
     notes: set[str] = set()
     image = load_image(case, len(model.data.channels), notes)
     require_unchanged(case, identity["input_sha256"])
-    array, placement = preprocess_image(image, model.plan)
+    array, placement = model.preprocess(image)
     labels, probabilities = segmenter.segment(
         array, placement, with_probabilities=outputs.probabilities is not None
     )
