@@ -2,10 +2,11 @@
 
     python benchmarks/nnunet_models.py --json FILE [--nnunet-env DIR]
 
-nnU-Net makes results folders of many kinds (its `initialize` and `save_checkpoint`, random weights) and predicts
-phantoms with them; medseg loads the same folders. Rows hold the largest differences of the prepared arrays and of
-the logits (nnU-Net sums windows in float16), and the share of equal voxels, those whose best two outputs lie closer
-than 0.01 set aside. A last row holds what became of a checkpoint that runs a command when it is unpickled.
+nnU-Net makes results folders of many kinds (its `initialize` and `save_checkpoint`, random weights) and
+predicts phantoms with them; medseg loads the same folders. Rows hold the largest differences of the prepared
+arrays and of the logits (nnU-Net sums windows in float16), and the share of equal voxels, those whose best two
+outputs lie closer than 0.01 set aside. A last row holds what became of a checkpoint that runs a command when
+it is unpickled.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ KINDS: dict[str, Tree] = {
         "schemes": ["ZScoreNormalization", "RescaleTo01Normalization"],
         "masked": [True, False],
     },
+    "3d, low resolution": {"spacing": [2.4, 2.4, 2.4], "patch": [16, 16, 16]},
     "cascade": {"cascade": True, "spacing": [1.2, 1.2, 1.2]},
 }
 
@@ -140,7 +142,11 @@ def configure(kind: Tree, schemes: list[str], masked: list[bool]) -> Tree:
                 "n_stages": 3,
                 "features_per_stage": [8, 16, 32],
                 "conv_op": f"torch.nn.modules.conv.Conv{dims}d",
-                "kernel_sizes": [[1, *[3] * (dims - 1)] if step[0] == 1 else [3] * dims, [3] * dims, [3] * dims],
+                "kernel_sizes": [
+                    [1, *[3] * (dims - 1)] if step[0] == 1 else [3] * dims,
+                    [3] * dims,
+                    [3] * dims,
+                ],
                 "strides": [flat, step, [2] * dims],
                 count: [2, 2, 2] if network == "PlainConvUNet" else [1, 2, 2],
                 "n_conv_per_stage_decoder": [2, 2] if network == "PlainConvUNet" else [1, 1],
@@ -180,7 +186,8 @@ def write_case(
 def compare(order: Tree) -> Tree:
     """Predict with medseg and return the row."""
     results = Path(order["results"]) / "Dataset999_Phantom"
-    folder = results / f"nnUNetTrainer__nnUNetPlans__{order['configurations'][-1]}"
+    stages = [results / f"nnUNetTrainer__nnUNetPlans__{stage}" for stage in order["configurations"]]
+    folder = stages[-1]
     started = time.perf_counter()
     model = load_model(folder, CPU)
     seconds = time.perf_counter() - started
@@ -192,6 +199,11 @@ def compare(order: Tree) -> Tree:
             data, logits, margin = peer["data"], peer["logits"], peer["margin"]
         image = load_image(Case(case, tuple(map(Path, files))), len(model.data.channels))
         array, placement = model.preprocess(image)
+        if (
+            model.previous is not None
+        ):  # a network that nobody trained makes much of a voxel: its mask for both
+            before = read_labels(stages[0] / "masks" / f"{case}.nii.gz").array
+            array = model.prepare.add_mask(array[: len(model.data.channels)], placement, image, before)
         if model.plan.dims == 2:  # its slices come first
             data, logits = np.moveaxis(data, 1, -1), np.moveaxis(logits, 1, -1)
         apart["prepared"] = max(apart["prepared"], float(np.abs(array - data).max()))
@@ -235,7 +247,9 @@ def main() -> int:
     """Run all kinds, or those that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--nnunet-env", type=Path, default=nnunet_env.DEFAULT, help="made where it is missing")
+    parser.add_argument(
+        "--nnunet-env", type=Path, default=nnunet_env.DEFAULT, help="made where it is missing"
+    )
     parser.add_argument("--kinds", nargs="*", default=list(KINDS))
     parser.add_argument("--shape", type=int, nargs=3, default=(44, 50, 30))
     options = parser.parse_args()
@@ -250,7 +264,11 @@ def main() -> int:
             order = make_order(KINDS[name], work, tuple(options.shape))
             (work / "order.json").write_text(json.dumps(order))
             command = [str(programs / "python"), str(CHILD), str(work / "order.json")]
-            its_own = {**nnunet_env.environment(work), "nnUNet_results": order["results"], "OMP_NUM_THREADS": "1"}
+            its_own = {
+                **nnunet_env.environment(work),
+                "nnUNet_results": order["results"],
+                "OMP_NUM_THREADS": "1",
+            }
             done = subprocess.run(command, env=its_own, capture_output=True, text=True, check=False)
             if done.returncode:
                 print(done.stderr[-3000:], file=sys.stderr)

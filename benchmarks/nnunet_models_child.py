@@ -2,8 +2,8 @@
 
     python nnunet_models_child.py ORDER.json
 
-Writes, per case, <case>.npz: the prepared array, its logits, the mask and the margin between the best two outputs
-on the scan's grid (regions: the distance to the threshold).
+Writes, per case, <case>.npz: the prepared array, its logits, and the margin between the best two outputs on the
+scan's grid (regions: the distance to the threshold); masks lie in a folder of their own.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def make_fold(order: dict[str, Any], configuration: str, fold: int, folder: Path
                 value += 0.2 * torch.randn_like(value)
             if "seg_layers" in name:
                 value *= order["spread"]
-    if not order["mirror"]:
-        trainer.inference_allowed_mirroring_axes = None
+    axes = tuple(range(len(trainer.configuration_manager.patch_size)))
+    trainer.inference_allowed_mirroring_axes = axes if order["mirror"] else None  # which training sets
     (folder / f"fold_{fold}").mkdir(parents=True, exist_ok=True)
     trainer.save_checkpoint(str(folder / f"fold_{fold}" / "checkpoint_final.pth"))
 

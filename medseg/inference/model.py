@@ -38,6 +38,7 @@ from medseg.inference.network import build_network
 from medseg.inference.settings import Infer
 
 Prepare = Callable[[Volume], tuple[NDArray[Any], Placement]]
+Blend = Callable[[tuple[int, int, int]], torch.Tensor]  # window -> weights of its voxels
 
 SCHEMA = 1
 SUMS = "SHA256SUMS"
@@ -55,6 +56,7 @@ class TrainedModel:
     sha256: str
     networks_sha256: str  # the same without how it is applied, which may be decided later
     prepare: Prepare | None = None  # preprocessing of models of other software
+    blend: Blend | None = None  # how windows are weighed, where that is not `gaussian_weights`
     previous: TrainedModel | None = None  # its mask, one channel a label, is an input of this one
 
     @property
@@ -119,8 +121,8 @@ def load_model(
     """Load a model folder after checking every file against SHA256SUMS, or a model of other software.
 
     Args:
-        path: A RUN folder or its model folder; an nnU-Net results folder (Trainer__Plans__configuration, one of
-            its folds, or a data set's with one configuration); a MONAI bundle.
+        path: A RUN folder or its model folder; an nnU-Net results folder (Trainer__Plans__configuration, one
+            of its folds, or a data set's with one configuration); a MONAI bundle.
         device: Where the networks go.
         folds: Which folds' networks to load; None: all there are.
         trust_code: Whether a model may name code outside medseg ("package.module:network").
@@ -172,9 +174,13 @@ def load_model(
 
 def _load_foreign(path: Path, device: torch.device, folds: Sequence[int] | None) -> TrainedModel | None:
     """Load a model of other software; None where the path names none."""
+    # Those make models, so they import this module.
+    from medseg.inference.bundle.load import is_bundle, load_bundle
     from medseg.inference.nnunet.folder import find_results
-    from medseg.inference.nnunet.load import load_results  # which makes models, so it imports this module
+    from medseg.inference.nnunet.load import load_results
 
+    if is_bundle(path):
+        return load_bundle(path, device)
     results = find_results(path)
     return None if results is None else load_results(results, device, folds)
 

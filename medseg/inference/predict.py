@@ -6,7 +6,7 @@ and sees (B, C, I, J).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 
 import torch
@@ -30,6 +30,7 @@ def predict_logits(
     overlap: float,
     mirror_axes: Sequence[int] = (),
     window_batch: int = 1,
+    blend: Callable[[tuple[int, int, int]], Tensor] = gaussian_weights,
 ) -> Tensor:
     """Return the mean logits of all networks and mirrorings, blended with Gaussian weights.
 
@@ -41,6 +42,7 @@ def predict_logits(
         overlap: Of neighbouring windows, as a share of the edge.
         mirror_axes: Spatial axes to average mirrored predictions over; () for none.
         window_batch: Windows per forward pass.
+        blend: Gives the weights of a window's voxels.
 
     Returns:
         (classes, I, J, K) float32 on the image's device.
@@ -50,7 +52,7 @@ def predict_logits(
     pads = [amount for short in reversed(missing) for amount in (short // 2, short - short // 2)]
     padded = functional.pad(image_CIJK, pads) if any(missing) else image_CIJK
     windows = place_windows(padded.shape[1:], patch, overlap)
-    weights = gaussian_weights(patch).to(padded.device)
+    weights = blend(patch).to(padded.device)
     total = weight_sum = None
     with torch.inference_mode():
         for batch in _chunks(windows, window_batch):

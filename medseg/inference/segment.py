@@ -22,6 +22,7 @@ from medseg.inference.restore import (
     restore_regions,
 )
 from medseg.inference.settings import Infer
+from medseg.inference.windows import gaussian_weights
 from medseg.postprocess import POSTPROCESS, apply
 
 
@@ -49,6 +50,7 @@ class Segmenter:
             overlap=self.settings.overlap,
             mirror_axes=plan.mirror_axes if self.settings.mirror else (),
             window_batch=self._window_batch,
+            blend=self.model.blend or gaussian_weights,
         )
         result: NDArray[np.float32] = logits.cpu().numpy()
         return result

@@ -1,7 +1,7 @@
 """The frame of nnU-Net's own networks: any number of convolutions a level, both ways.
 
-`unet` and `residual_unet` have one fixed number each. Biases of convolutions before a norm are left out, since
-the norm takes a constant away again; those of the transposed convolutions have no norm behind them and stay.
+`unet` and `residual_unet` have one fixed number each. Biases of convolutions before a norm are left out: the
+norm takes a constant away again. Those of the transposed convolutions have no norm behind them and stay.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Results:
     fold: str | None = None
 
     def list_checkpoints(self, folds: Sequence[int] | None = None) -> list[Path]:
-        """Return the checkpoints of the folds: of all but `fold_all`, unless there is no other, as nnU-Net does.
+        """Return the checkpoints of the folds: of all but `fold_all`, unless there is no other.
 
         Raises:
             CheckpointError: MODEL_MISSING.
@@ -61,7 +61,7 @@ class Results:
 
 
 def find_results(path: Path) -> Results | None:
-    """Return the results that a path names: their folder, that of the data set, or a fold's; None: it is no such.
+    """Return the results that a path names (their folder, the data set's, a fold's), or None.
 
     Raises:
         CheckpointError: MODEL_AMBIGUOUS for a data set with several.

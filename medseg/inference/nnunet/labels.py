@@ -24,7 +24,7 @@ def read_data(tree: Mapping[str, Any], schemes: Sequence[str]) -> Data:
         schemes: Normalisation per channel.
 
     Raises:
-        CheckpointError: MODEL_DAMAGED; MODEL_UNSUPPORTED for labels with gaps and regions that cannot be painted.
+        CheckpointError: MODEL_DAMAGED; MODEL_UNSUPPORTED for labels with gaps, or regions that hide some.
     """
     names = tree.get("channel_names", tree.get("modality"))
     labels = tree.get("labels")

@@ -12,6 +12,7 @@ from medseg.core.files import sha256_of, sha256_of_file
 from medseg.data.plan import Normalization, Plan
 from medseg.data.settings import Data
 from medseg.inference.model import TrainedModel
+from medseg.inference.nnunet.blending import blend_weights
 from medseg.inference.nnunet.folder import Results
 from medseg.inference.nnunet.intensities import CT_PROPERTIES, SCHEMES, Scheme
 from medseg.inference.nnunet.labels import read_data
@@ -49,9 +50,7 @@ def load_results(results: Results, device: torch.device, folds: Sequence[int] | 
         load_weights(network, _read_weights(checkpoint), str(checkpoint.get("trainer_name", "unknown")))
         networks.append(network.eval().to(device))
     decisive = [sha256_of_file(results.folder / name) for name in ("plans.json", "dataset.json")]
-    digest = sha256_of(
-        [name, *decisive, *map(sha256_of_file, files), previous.sha256 if previous else ""]
-    )
+    digest = sha256_of([name, *decisive, *map(sha256_of_file, files), previous.sha256 if previous else ""])
     return TrainedModel(
         plans.dataset_name,
         data,
@@ -61,6 +60,7 @@ def load_results(results: Results, device: torch.device, folds: Sequence[int] | 
         digest,
         digest,
         prepare=_make_preparation(plans, configuration, previous),
+        blend=blend_weights,
         previous=previous,
     )
 

@@ -81,10 +81,10 @@ def _require_whole(options: Architecture, counts: tuple[int, ...]) -> None:
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Any], trainer: str) -> None:
-    """Copy a checkpoint's `network_weights` into a network of `build_network`; each fits once, and none is left.
+    """Copy a checkpoint's `network_weights` into a network; each fits once, and none is left.
 
     Args:
-        network: Is filled.
+        network: Of `build_network`; is filled.
         weights: nnU-Net's name -> tensor.
         trainer: For the message: some trainers change the network and do not say so in the plans.
 

@@ -1,9 +1,9 @@
 """Read a checkpoint that somebody else pickled, without running anything of it.
 
 A pickle may call any function there is. torch's restricted unpickler (`weights_only`) knows tensors and plain
-containers; checkpoints of nnU-Net also hold numpy scalars (losses, the best score). For these there are stand-ins
-below, so that not even numpy's own reconstruction runs on what a file says. Whatever else a file asks for is
-refused, and named.
+containers; checkpoints of nnU-Net also hold numpy scalars (losses, the best score). For these there are
+stand-ins below, so that not even numpy's own reconstruction runs on what a file says. Whatever else a file asks
+for is refused, and named.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ STAND_INS: list[Any] = [
 
 
 def load_checkpoint(path: Path) -> Mapping[str, Any]:
-    """Return the content of a file of `torch.save`; tensors of its present format stay on disk until they are used.
+    """Return the content of a file of `torch.save`; where its format allows, tensors stay on disk until used.
 
     Raises:
         CheckpointError: CHECKPOINT_UNSAFE where it asks for what is not on the list, MODEL_DAMAGED where it
@@ -61,11 +61,22 @@ def load_checkpoint(path: Path) -> Mapping[str, Any]:
     """
     try:
         with torch.serialization.safe_globals(STAND_INS), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of pickle protocols that torch does not write itself
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # of pickle protocols that torch does not write itself
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise _refuse(path, str(error)) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise CheckpointError(
             f"{path.name} cannot be read as a checkpoint ({type(error).__name__})",
             hint="copy it again",
