@@ -16,6 +16,9 @@ from medseg.core.geometry import Geometry
 
 IGNORED = 255  # class of voxels that count for nothing, where a label is a map of classes
 
+Axes = tuple[tuple[int, int], ...]
+"""For each axis of an array the stored axis that it is, and -1 where it runs backwards, else 1."""
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -53,12 +56,67 @@ class Labels:
             raise GeometryError(f"labels are integers, not {self.array.dtype}")
 
 
+def canonical_axes(geometry: Geometry) -> Axes:
+    """Return the axes that run closest to R, A, S."""
+    order = np.argsort([world for world, _ in geometry.axes])
+    return tuple((int(index), geometry.axes[index][1]) for index in order)
+
+
+def view_axes(array: NDArray[Any], axes: Axes) -> NDArray[Any]:
+    """Permute and flip the last three axes without copying: what is written there lands in `array`."""
+    lead = array.ndim - 3
+    moved = np.transpose(array, [*range(lead), *(lead + index for index, _ in axes)])
+    return np.flip(moved, tuple(lead + axis for axis, (_, sign) in enumerate(axes) if sign < 0))
+
+
+def grid_on_axes(geometry: Geometry, axes: Axes) -> Geometry:
+    """Return the grid of the voxels once their axes are permuted and flipped."""
+    affine = geometry.affine.copy()
+    affine[:3, :3] = geometry.affine[:3, [index for index, _ in axes]]
+    for axis, (index, sign) in enumerate(axes):
+        if sign < 0:
+            affine[:3, 3] += affine[:3, axis] * (geometry.shape[index] - 1)
+            affine[:3, axis] *= -1
+    i, j, k = (geometry.shape[index] for index, _ in axes)
+    return Geometry((i, j, k), affine)
+
+
+def to_axes(array: NDArray[Any], geometry: Geometry, axes: Axes) -> tuple[NDArray[Any], Geometry]:
+    """Permute and flip the last three axes; `from_axes` is its inverse.
+
+    Only the storage order changes, no value is interpolated.
+
+    Args:
+        array: (..., I, J, K).
+        geometry: The grid of the last three axes.
+        axes: Where each new axis comes from.
+
+    Returns:
+        A contiguous array and its grid; world positions are unchanged.
+    """
+    return np.ascontiguousarray(view_axes(array, axes)), grid_on_axes(geometry, axes)
+
+
+def from_axes(array: NDArray[Any], axes: Axes) -> NDArray[Any]:
+    """Bring the last three axes of an array back to the order that `to_axes` took them from.
+
+    Args:
+        array: (..., I, J, K) on `axes`.
+        axes: As they were given to `to_axes`.
+    """
+    lead = array.ndim - 3
+    for axis, (_, sign) in enumerate(axes):
+        if sign < 0:
+            array = np.flip(array, lead + axis)
+    back = np.argsort([index for index, _ in axes])
+    return np.ascontiguousarray(np.transpose(array, [*range(lead), *(lead + back)]))
+
+
 def to_canonical(array: NDArray[Any], geometry: Geometry) -> tuple[NDArray[Any], Geometry]:
     """Flip and permute the last three axes so that they run closest to R, A, S.
 
-    Only the storage order changes, no value is interpolated; `from_canonical` is its inverse. Every
-    decision (spacing, patch, mirroring) is made after it, so no result depends on how a scan
-    happened to be stored.
+    Every decision (spacing, patch, mirroring) is made after it, so no result depends on how a scan
+    happened to be stored. `from_canonical` is its inverse.
 
     Args:
         array: (..., I, J, K).
@@ -67,28 +125,7 @@ def to_canonical(array: NDArray[Any], geometry: Geometry) -> tuple[NDArray[Any],
     Returns:
         A contiguous array and its grid; world positions are unchanged.
     """
-    return np.ascontiguousarray(view_canonical(array, geometry)), canonical_grid(geometry)
-
-
-def canonical_grid(geometry: Geometry) -> Geometry:
-    """Return the grid of `to_canonical`."""
-    order = np.argsort([world for world, _ in geometry.axes])
-    affine = geometry.affine.copy()
-    affine[:3, :3] = geometry.affine[:3, order]
-    for axis, index in enumerate(order):
-        if geometry.axes[index][1] < 0:
-            affine[:3, 3] += affine[:3, axis] * (geometry.shape[index] - 1)
-            affine[:3, axis] *= -1
-    i, j, k = (geometry.shape[index] for index in order)
-    return Geometry((i, j, k), affine)
-
-
-def view_canonical(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
-    """Return the voxels of `to_canonical` without copying them: what is written there lands in `array`."""
-    order = np.argsort([world for world, _ in geometry.axes])
-    lead = array.ndim - 3
-    moved = np.transpose(array, [*range(lead), *(lead + order)])
-    return np.flip(moved, tuple(lead + axis for axis in range(3) if geometry.axes[order[axis]][1] < 0))
+    return to_axes(array, geometry, canonical_axes(geometry))
 
 
 def from_canonical(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
@@ -98,9 +135,4 @@ def from_canonical(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
         array: (..., I, J, K) in canonical order.
         geometry: The original grid, as it was given to `to_canonical`.
     """
-    order = np.argsort([world for world, _ in geometry.axes])
-    lead = array.ndim - 3
-    for axis, index in enumerate(order):
-        if geometry.axes[index][1] < 0:
-            array = np.flip(array, lead + axis)
-    return np.ascontiguousarray(np.transpose(array, [*range(lead), *(lead + np.argsort(order))]))
+    return from_axes(array, canonical_axes(geometry))

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from medseg.core.files import sha256_of
 from medseg.core.geometry import Geometry
-from medseg.core.volume import Volume, to_canonical
+from medseg.core.volume import Axes, Volume, canonical_axes, from_axes, to_axes, to_canonical
 from medseg.data.checks import nonzero_box
 from medseg.data.plan import Normalization, Plan
-from medseg.data.resample import choose_orders, resample_image, resample_labels
+from medseg.data.resample import Orders, choose_orders, resample_image, resample_labels
 
 VERSION = 1  # part of every key: raise it when the result of preprocessing changes
 
@@ -30,9 +30,11 @@ class Placement:
 
     Args:
         original: The grid as stored.
-        canonical: The same voxels on canonical axes.
-        start, stop: (3,) the box that was kept, in canonical voxels.
+        canonical: The same voxels on the axes that the network works on.
+        start, stop: (3,) the box that was kept, in voxels of those axes.
         grid: The preprocessed array's grid.
+        axes: Which axes these are; None: canonical ones. Models of other software have their own.
+        orders: Interpolation orders of the way back; None: by the rule of `linear_orders`.
     """
 
     original: Geometry
@@ -40,6 +42,13 @@ class Placement:
     start: tuple[int, ...]
     stop: tuple[int, ...]
     grid: Geometry
+    axes: Axes | None = None
+    orders: Orders | None = None
+
+    @property
+    def working_axes(self) -> Axes:
+        """Where each axis of the preprocessed array comes from."""
+        return canonical_axes(self.original) if self.axes is None else self.axes
 
     @property
     def box_shape(self) -> tuple[int, ...]:
@@ -49,7 +58,13 @@ class Placement:
     @property
     def linear_orders(self) -> tuple[int, int, int]:
         """Interpolation orders for labels and logits: linear, nearest across a coarse axis."""
+        if self.orders is not None:
+            return self.orders
         return choose_orders(self.canonical.spacing_mm, self.grid.spacing_mm, order=1)
+
+    def to_stored(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Bring (..., I, J, K) on the whole of `canonical` back to the storage order of `original`."""
+        return from_axes(array, self.working_axes)
 
 
 def preprocess_image(volume: Volume, plan: Plan) -> tuple[NDArray[np.float16], Placement]:
@@ -74,7 +89,7 @@ def preprocess_image(volume: Volume, plan: Plan) -> tuple[NDArray[np.float16], P
 
 def preprocess_classes(classes: NDArray[np.uint8], placement: Placement) -> NDArray[np.uint8]:
     """Bring a stored-order (I, J, K) class map to the placement's grid, inventing no value."""
-    array, _ = to_canonical(classes, placement.original)
+    array, _ = to_axes(classes, placement.original, placement.working_axes)
     box = tuple(slice(a, b) for a, b in zip(placement.start, placement.stop))
     shape = placement.grid.shape
     array = np.ascontiguousarray(array[box])

@@ -79,8 +79,10 @@ class StoredCase:
     def placement(self) -> Placement:
         """How to get back to the scan's grid."""
         tree = self.entry["placement"]
-        grids = {name: Geometry(tuple(tree[name]["shape"]), np.array(tree[name]["affine"])) for name in GRIDS}
-        return Placement(start=tuple(tree["start"]), stop=tuple(tree["stop"]), **grids)
+        original, canonical, grid = (
+            Geometry(tuple(tree[name]["shape"]), np.array(tree[name]["affine"])) for name in GRIDS
+        )
+        return Placement(original, canonical, tuple(tree["start"]), tuple(tree["stop"]), grid)
 
     @cached_property
     def points(self) -> dict[int, NDArray[np.int64]]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medseg.core.volume import view_canonical
+from medseg.core.volume import view_axes
 from medseg.data.preprocess import Placement
 from medseg.inference.layers import Float, Layer, Plane, compare_classes, compare_regions, interpolate
 from medseg.inference.lines import make_lines
@@ -180,7 +180,7 @@ def _box(array: NDArray[Any], placement: Placement, axis: int) -> NDArray[Any]:
     """Return a view of the kept box of (..., I, J, K) on the scan's grid, the slab axis first."""
     lead = array.ndim - 3
     box = [slice(a, b) for a, b in zip(placement.start, placement.stop)]
-    inside = view_canonical(array, placement.original)[(*[slice(None)] * lead, *box)]
+    inside = view_axes(array, placement.working_axes)[(*[slice(None)] * lead, *box)]
     return np.moveaxis(inside, lead + axis, lead)
 
 

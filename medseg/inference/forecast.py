@@ -20,7 +20,7 @@ import torch
 
 from medseg.core.errors import ResourceError
 from medseg.core.geometry import Geometry
-from medseg.core.volume import canonical_grid
+from medseg.core.volume import canonical_axes, grid_on_axes
 from medseg.data.preprocess import target_shape
 from medseg.inference.layers import BLOCK
 from medseg.inference.way import Way
@@ -83,7 +83,7 @@ class Forecast:
 
 def make_job(geometry: Geometry, plan: Plan, channels: int, voxel_bytes: int) -> Job:
     """Return the job of a scan of which only the header was read."""
-    canonical = canonical_grid(geometry)
+    canonical = grid_on_axes(geometry, canonical_axes(geometry))
     spacing = plan.spacing_mm
     if plan.dims == 2:
         spacing = (*spacing[:2], canonical.spacing_mm[2])

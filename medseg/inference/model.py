@@ -9,12 +9,13 @@ SHA256SUMS                    checked before anything is loaded
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from medseg.core.errors import CheckpointError, DataError
@@ -28,12 +29,16 @@ from medseg.core.files import (
     write_text,
 )
 from medseg.core.settings import Builder
+from medseg.core.volume import Volume
 from medseg.data.loading import class_values
 from medseg.data.plan import Plan
-from medseg.data.preprocess import preprocessing_key
+from medseg.data.preprocess import Placement, preprocess_image, preprocessing_key
 from medseg.data.settings import Data
 from medseg.inference.network import build_network
 from medseg.inference.settings import Infer
+
+Prepare = Callable[[Volume], tuple[NDArray[Any], Placement]]
+Blend = Callable[[tuple[int, int, int]], torch.Tensor]  # window -> weights of its voxels
 
 SCHEMA = 1
 SUMS = "SHA256SUMS"
@@ -50,6 +55,20 @@ class TrainedModel:
     networks: tuple[nn.Module, ...]
     sha256: str
     networks_sha256: str  # the same without how it is applied, which may be decided later
+    prepare: Prepare | None = None  # preprocessing of models of other software
+    blend: Blend | None = None  # how windows are weighed, where that is not `gaussian_weights`
+    previous: TrainedModel | None = None  # its mask, one channel a label, is an input of this one
+
+    @property
+    def n_inputs(self) -> int:
+        """Channels that the networks take: those of the image, and of a mask."""
+        return len(self.data.channels) + (len(self.previous.data.labels) if self.previous else 0)
+
+    def preprocess(self, volume: Volume) -> tuple[NDArray[Any], Placement]:
+        """Return the (C, I, J, K) array that the networks take, and how to get back."""
+        if self.prepare is None:
+            return preprocess_image(volume, self.plan)
+        return self.prepare(volume)
 
 
 def save_model(
@@ -99,10 +118,11 @@ def find_model(path: Path) -> Path:
 def load_model(
     path: Path, device: torch.device, folds: Sequence[int] | None = None, *, trust_code: bool = False
 ) -> TrainedModel:
-    """Load a model folder after checking every file against SHA256SUMS.
+    """Load a model folder after checking every file against SHA256SUMS, or a model of other software.
 
     Args:
-        path: A RUN folder or its model folder.
+        path: A RUN folder or its model folder; an nnU-Net results folder (Trainer__Plans__configuration, one
+            of its folds, or a data set's with one configuration); a MONAI bundle.
         device: Where the networks go.
         folds: Which folds' networks to load; None: all there are.
         trust_code: Whether a model may name code outside medseg ("package.module:network").
@@ -110,6 +130,9 @@ def load_model(
     Raises:
         CheckpointError: Missing, damaged, of another schema, preprocessed by other rules, or not trusted.
     """
+    foreign = _load_foreign(path, device, folds)
+    if foreign is not None:
+        return foreign
     folder = find_model(path)
     _verify(folder)
     try:
@@ -131,10 +154,10 @@ def load_model(
         )
     builder = Builder.model_validate(tree["model"])
     infer = Infer.model_validate(tree["infer"])
-    foreign = [entry.name for entry in (builder, *infer.refine, *infer.postprocess) if ":" in entry.name]
-    if foreign and not trust_code:
+    outside = [entry.name for entry in (builder, *infer.refine, *infer.postprocess) if ":" in entry.name]
+    if outside and not trust_code:
         raise CheckpointError(
-            f"the model runs code from outside medseg: {', '.join(foreign)}",
+            f"the model runs code from outside medseg: {', '.join(outside)}",
             hint="give --trust-code if you know where the model comes from",
             code="MODEL_RUNS_CODE",
         )
@@ -147,6 +170,19 @@ def load_model(
     decisive = [sha256_of_file(file) for file in (folder / "model.json", folder / "plan.json", *files)]
     learnt = [{key: value for key, value in tree.items() if key != "infer"}, *decisive[1:]]
     return TrainedModel(tree["name"], data, plan, infer, networks, sha256_of(decisive), sha256_of(learnt))
+
+
+def _load_foreign(path: Path, device: torch.device, folds: Sequence[int] | None) -> TrainedModel | None:
+    """Load a model of other software; None where the path names none."""
+    # Those make models, so they import this module.
+    from medseg.inference.bundle.load import is_bundle, load_bundle
+    from medseg.inference.nnunet.folder import find_results
+    from medseg.inference.nnunet.load import load_results
+
+    if is_bundle(path):
+        return load_bundle(path, device)
+    results = find_results(path)
+    return None if results is None else load_results(results, device, folds)
 
 
 def _load_network(file: Path, builder: Builder, plan: Plan, data: Data) -> nn.Module:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.core.volume import from_canonical
 from medseg.data.preprocess import Placement
 from medseg.data.resample import resample_image
 
@@ -23,4 +22,4 @@ def restore_image(image_CIJK: NDArray[Any], placement: Placement) -> NDArray[np.
 def _place(box_IJK: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
     whole = np.full(placement.canonical.shape, box_IJK.min(), box_IJK.dtype)
     whole[tuple(slice(a, b) for a, b in zip(placement.start, placement.stop))] = box_IJK
-    return from_canonical(whole, placement.original)
+    return placement.to_stored(whole)

@@ -31,7 +31,7 @@ from medseg.inference.refine import REFINE, apply_refine
 from medseg.inference.rolling import Rolling
 from medseg.inference.settings import Infer
 from medseg.inference.way import Way
-from medseg.inference.windows import Box, WindowPlan, plan_windows
+from medseg.inference.windows import Box, WindowPlan, gaussian_weights, plan_windows
 from medseg.postprocess import POSTPROCESS, apply
 
 Observer = Callable[[Slab], None]
@@ -52,8 +52,7 @@ class Segmenter:
         self.settings = settings
         self.device = next(model.networks[0].parameters()).device
         plan = model.plan
-        channels = len(model.data.channels)
-        self.way = Way(choose_window_batch(model.networks[0], channels, plan.patch, plan.dims))
+        self.way = Way(choose_window_batch(model.networks[0], model.n_inputs, plan.patch, plan.dims))
         self.ensemble = self._build_ensemble(tells_disagreement)
         # Steps name labels by their stored values, and run on stored values.
         self._steps = [
@@ -100,6 +99,7 @@ class Segmenter:
             torch.from_numpy(np.ascontiguousarray(image_CIJK)),
             plan,
             window_batch=way.window_batch,
+            blend=self.model.blend or gaussian_weights,
             outside=[CERTAIN if has_background and n == 0 else -CERTAIN for n in range(outputs)],
             rolling=Rolling(plan, device, folder if way.in_file else None),
         )
@@ -180,7 +180,7 @@ class Segmenter:
         head: Head | None = None
         if len(networks) == 1 and not tells_disagreement and _may_shrink(networks[0], model.data.n_outputs):
             noise = torch.Generator().manual_seed(0)
-            size = (1, len(model.data.channels), *model.plan.patch[: model.plan.dims])
+            size = (1, model.n_inputs, *model.plan.patch[: model.plan.dims])
             parts = split_head(networks[0], torch.randn(size, generator=noise).to(self.device))
             if parts is not None and parts[1].weight.shape[1] < model.data.n_outputs:
                 networks, head = (parts[0],), parts[1]

@@ -20,7 +20,6 @@ from medseg.data.cases import Case, pseudonymize, read_key
 from medseg.data.checks import hash_files, require_unchanged
 from medseg.data.inputs import find_inputs
 from medseg.data.loading import load_image, tell_notes
-from medseg.data.preprocess import preprocess_image
 from medseg.data.settings import Data
 from medseg.data.studies import Wanted
 from medseg.inference.model import TrainedModel, load_model
@@ -216,7 +215,7 @@ def _segment_case(
     way = foresee(case).way if foresee else segmenter.way
     notes: set[str] = set()
     # Not bound to a name: the scan as stored is not needed once it is preprocessed.
-    array, placement = preprocess_image(load_image(case, len(model.data.channels), notes), model.plan)
+    array, placement = model.preprocess(load_image(case, len(model.data.channels), notes))
     require_unchanged(case, identity["input_sha256"])
     with _open_probabilities(out, outputs, case, model) as sink:
         slabs = segmenter.stream(array, way=way, folder=out)

@@ -1,0 +1,111 @@
+"""Configuration files of a bundle as data: references are followed, expressions never run.
+
+In MONAI's language `@name` refers to another entry (`@a::b` or `@a#b` to one inside it), `$...` is Python, and
+`_target_` names what to call (https://docs.monai.io/en/stable/config_syntax.html).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medseg.core.errors import CheckpointError
+
+Tree = dict[str, Any]
+MISSING = object()
+DEEPEST = 20  # references that refer to references
+
+
+def refuse(what: str) -> CheckpointError:
+    """Return the error for a bundle that needs what is not known here."""
+    return CheckpointError(
+        f"the bundle needs {what}, which is not supported",
+        hint="run it with MONAI, or write it with literals and known names",
+        code="BUNDLE_UNSUPPORTED",
+    )
+
+
+def damaged(what: str) -> CheckpointError:
+    """Return the error for a bundle that is not whole."""
+    return CheckpointError(
+        f"{what} is missing or damaged", hint="copy the bundle again", code="MODEL_DAMAGED"
+    )
+
+
+def read_tree(path: Path) -> Tree:
+    """Return the object that a JSON file holds.
+
+    Raises:
+        CheckpointError: MODEL_DAMAGED.
+    """
+    try:
+        tree = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise damaged(path.name) from error
+    if not isinstance(tree, dict):
+        raise damaged(path.name)
+    return tree
+
+
+def find(tree: Tree, *places: str) -> Any:
+    """Return the first entry that there is of `a` or `a::b`, or None."""
+    for place in places:
+        found = _walk(tree, place)
+        if found is not MISSING:
+            return _follow(tree, found, place)
+    return None
+
+
+def read_literal(tree: Tree, value: Any, where: str) -> Any:
+    """Return a value with all references replaced.
+
+    Args:
+        tree: The configuration that references look in.
+        value: Any part of it.
+        where: For messages.
+
+    Raises:
+        CheckpointError: BUNDLE_UNSUPPORTED where it holds an expression, or something to be called.
+    """
+    value = _follow(tree, value, where)
+    if isinstance(value, str) and value.startswith(("$", "%")):
+        raise refuse(f"the expression `{value[:60]}` for {where}")
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            raise refuse(f"`{value['_target_']}` for {where}")
+        return {str(key): read_literal(tree, one, f"{where}.{key}") for key, one in value.items()}
+    if isinstance(value, list):
+        return [read_literal(tree, one, where) for one in value]
+    return value
+
+
+def target_of(entry: Any) -> str:
+    """Return the bare name of what an entry calls: "Spacingd" of "monai.transforms.Spacingd"."""
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("_target_"), str):
+        raise refuse("an entry without `_target_`")
+    return str(entry["_target_"]).rpartition(".")[2]
+
+
+def _follow(tree: Tree, value: Any, where: str) -> Any:
+    for _ in range(DEEPEST):
+        if not isinstance(value, str) or not value.startswith("@"):
+            return value
+        name, value = value, _walk(tree, value[1:])
+        if value is MISSING:
+            raise refuse(f"the reference `{name}` for {where}")
+    raise refuse(f"references in a circle for {where}")
+
+
+def _walk(tree: Tree, place: str) -> Any:
+    found: Any = tree
+    for part in re.split("::|#", place):
+        if isinstance(found, Mapping) and part in found:
+            found = found[part]
+        elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+            found = found[int(part)]
+        else:
+            return MISSING
+    return found
