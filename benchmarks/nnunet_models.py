@@ -4,9 +4,9 @@
 
 nnU-Net makes results folders of many kinds (its `initialize` and `save_checkpoint`, random weights) and
 predicts phantoms with them; medseg loads the same folders. Rows hold the largest differences of the prepared
-arrays and of the logits (nnU-Net sums windows in float16), and the share of equal voxels, those whose best two
-outputs lie closer than 0.01 set aside. A last row holds what became of a checkpoint that runs a command when
-it is unpickled.
+arrays and of the logits (nnU-Net sums windows in float16), and the share of equal voxels, those whose best
+two outputs lie closer than 0.01 set aside. A last row holds what became of a checkpoint that runs a command
+when it is unpickled.
 """
 
 from __future__ import annotations

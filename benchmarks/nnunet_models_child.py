@@ -2,8 +2,8 @@
 
     python nnunet_models_child.py ORDER.json
 
-Writes, per case, <case>.npz: the prepared array, its logits, and the margin between the best two outputs on the
-scan's grid (regions: the distance to the threshold); masks lie in a folder of their own.
+Writes, per case, <case>.npz: the prepared array, its logits, and the margin between the best two outputs on
+the scan's grid (regions: the distance to the threshold); masks lie in a folder of their own.
 """
 
 from __future__ import annotations

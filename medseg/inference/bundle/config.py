@@ -1,7 +1,7 @@
 """Configuration files of a bundle as data: references are followed, expressions never run.
 
-In MONAI's language `@name` refers to another entry (`@a::b` or `@a#b` to one inside it), `$...` is Python, and
-`_target_` names what to call (https://docs.monai.io/en/stable/config_syntax.html).
+In MONAI's language `@name` refers to another entry (`@a::b` or `@a#b` to one inside it), `$...` is Python,
+and `_target_` names what to call (https://docs.monai.io/en/stable/config_syntax.html).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ FORGOTTEN = {"img_size"}  # of SwinUNETR in bundles for MONAI below 1.5; its wei
 
 
 def build_network(tree: Tree) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the network of `network_def`, with weights drawn at random, and its arguments.
+    """Return the network of `network_def`, with weights drawn at random, and all its arguments.
 
     Raises:
         CheckpointError: BUNDLE_UNSUPPORTED, with the name or the argument that is not known.
@@ -37,13 +37,13 @@ def build_network(tree: Tree) -> tuple[nn.Module, dict[str, Any]]:
     arguments = {key: value for key, value in arguments.items() if key in known or key not in FORGOTTEN}
     if unknown := [key for key in arguments if key not in known]:
         raise refuse(f"the option `{unknown[0]}` of {name}")
-    spatial = known["spatial_dims"].default
     try:
         network: nn.Module = kind(**arguments)
+        bound = inspect.signature(kind).bind(**arguments)
     except (TypeError, ValueError, KeyError, AssertionError, NotImplementedError) as error:
         raise damaged(f"the configuration of {name}") from error
-    dims = arguments.get("spatial_dims", 3 if spatial is inspect.Parameter.empty else spatial)
-    return network, {**arguments, "spatial_dims": dims}
+    bound.apply_defaults()
+    return network, dict(bound.arguments)
 
 
 def load_weights(network: nn.Module, content: Mapping[str, Any]) -> None:

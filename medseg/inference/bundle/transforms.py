@@ -1,7 +1,7 @@
 """A bundle's preprocessing: MONAI's dictionary transforms that are known, restated as plain steps.
 
-One difference is meant: `Spacingd` keeps the first voxel's centre, here grids cover the same box, edge to edge:
-voxels are as large, and lie up to half a voxel beside where MONAI puts them.
+One difference is meant: `Spacingd` keeps the first voxel's centre, here grids cover the same box, edge to
+edge: voxels are as large, and lie up to half a voxel beside where MONAI puts them.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ FLOOR = 2.0**-24 / 10
 def blend_weights(patch: tuple[int, int, int]) -> Tensor:
     """Return (*patch) float32 weights, 1 at voxel `edge // 2` (nnunetv2, `compute_gaussian`).
 
-    Sigma is an eighth of the edge. The middle of an even edge lies half a voxel before that voxel; where windows
-    overlap, that half voxel shifts the balance by up to a half.
+    Sigma is an eighth of the edge. The middle of an even edge lies half a voxel before that voxel; where
+    windows overlap, that half voxel shifts the balance by up to a half.
     """
     weights = torch.ones(patch, dtype=torch.float64)
     for axis, edge in enumerate(patch):

@@ -90,7 +90,7 @@ class Preparation:
         Args:
             image_CIJK: As prepared.
             placement: Of the image.
-            volume: The scan: background where it is 0 is no label of the mask, but one more that has a weight.
+            volume: The scan: background where it is 0 is a label of its own, with a weight of its own.
             labels: On the scan's grid.
         """
         assert self.previous is not None, "only a cascade takes a mask"
@@ -130,8 +130,8 @@ def one_hot(
 ) -> NDArray[np.float32]:
     """Return (labels, *shape) channels, 1 where a label has the largest interpolated weight.
 
-    Equal weights go to the nearest voxel's label where it has one of them, else to the lowest (batchgenerators
-    0.26, `resize_segmentation`).
+    Equal weights go to the nearest voxel's label where it has one of them, else to the lowest
+    (batchgenerators, `resize_segmentation`).
     """
     if labels_IJK.shape != shape:
         labels_IJK = _vote(labels_IJK.astype(np.int32), shape, orders)

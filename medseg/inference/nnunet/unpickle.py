@@ -2,8 +2,8 @@
 
 A pickle may call any function there is. torch's restricted unpickler (`weights_only`) knows tensors and plain
 containers; checkpoints of nnU-Net also hold numpy scalars (losses, the best score). For these there are
-stand-ins below, so that not even numpy's own reconstruction runs on what a file says. Whatever else a file asks
-for is refused, and named.
+stand-ins below, so that not even numpy's own reconstruction runs on what a file says. Whatever else a file
+asks for is refused, and named.
 """
 
 from __future__ import annotations
