@@ -73,7 +73,7 @@ def test_a_changed_default_makes_a_new_id(monkeypatch):
 def test_a_setting_that_is_younger_than_the_results_keeps_the_id_while_it_changes_nothing(monkeypatch):
     run, changed = Experiment("a", 60), Experiment("a", 60, settings={"train.hard_cases": True})
     old, other = describe(run), id_of(describe(changed))
-    monkeypatch.setattr(experiments, "ADDED", {"train.hard_cases": False})
+    monkeypatch.setattr(experiments, "ADDED", {**experiments.ADDED, "train.hard_cases": False})
     assert "hard_cases" in old["config"]["train"]
     assert "hard_cases" not in describe(run)["config"]["train"]
     assert id_of(describe(changed)) == other
