@@ -1,7 +1,7 @@
 """How much memory a case will take, told before anything of it is read.
 
-Three phases follow each other: the scan is read and preprocessed, windows are predicted and exported, the mask
-is cleaned and written. The peak is what the process holds before, and the largest of the three.
+Three phases follow each other: the scan is read and preprocessed, windows are predicted and exported, the
+mask is cleaned and written. The peak is what the process holds before, and the largest of the three.
 
 Shape legend: see `medseg.inference.predict`.
 """
@@ -154,8 +154,8 @@ def _refuse(lowest: Forecast, cap_mb: float) -> ResourceError:
     phases["predicting"] = lowest.peak_mb - lowest.parts_mb["process"] if lowest.peak_mb else 0
     largest = max(phases, key=lambda name: phases[name])
     return ResourceError(
-        f"at least {lowest.peak_mb / 1024:.2f} GB are needed, most of it for {largest}, and --memory-gb allows "
-        f"{cap_mb / 1024:.2f}",
+        f"at least {lowest.peak_mb / 1024:.2f} GB are needed, most of it for {largest}, and --memory-gb "
+        f"allows {cap_mb / 1024:.2f}",
         hint="allow more with --memory-gb, crop the scan, or use a model of coarser spacing",
         code="INFER_MEMORY",
     )
