@@ -3,9 +3,9 @@
     python benchmarks/forecast.py --json out/forecast.json [--only 0 3] [--features 8 16 32]
 
 Each combination of scan size and number of classes is a model of random weights and a scan of noise; `infer`
-runs in a process of its own (one thread), and its largest resident set, imports included, is compared with the
-forecast that it told before it started. Then every combination is run once more under a `--memory-gb` of 85 % of its
-forecast: it must step down and stay below, or end with exit 4.
+runs in a process of its own (one thread), and its largest resident set, imports included, is compared with
+the forecast that it told before it started. Then every combination is run once more under a `--memory-gb` of
+85 % of its forecast: it must step down and stay below, or end with exit 4.
 
 Exit: 0 targets met, 1 missed. A few minutes.
 """
