@@ -1,11 +1,11 @@
-"""From finished slabs of logits to the mask on the scan's grid: seconds and own memory, against the way before.
+"""From finished slabs of logits to the mask on the scan's grid: seconds and own memory, old way and new.
 
     python benchmarks/export.py --json out/export.json [--threads 2] [--repeats 3] [--cases 25 118]
 
-Logits are synthetic and smooth: an ellipsoid per class in background, with noise. They come slab by slab as the
-predictor gives them, and only the time inside the export counts. The peer is what medseg did before: all logits
-held, every class resampled, and a running maximum; it is run where all its logits fit beside the rest. Each run
-is a process of its own.
+Logits are synthetic and smooth: an ellipsoid per class in background, with noise. They come slab by slab as
+the predictor gives them, and only the time inside the export counts. The peer is what medseg did before: all
+logits held, every class resampled, and a running maximum; it is run where all its logits fit beside the rest.
+Each run is a process of its own.
 
 Exit: 0 targets met, 1 missed.
 """

@@ -1,7 +1,7 @@
 """How much memory a case will take, told before anything of it is read.
 
-Three phases follow each other: the scan is read and preprocessed, windows are predicted and exported, the mask
-is cleaned and written. The peak is what the process holds before, and the largest of the three.
+Three phases follow each other: the scan is read and preprocessed, windows are predicted and exported, the
+mask is cleaned and written. The peak is what the process holds before, and the largest of the three.
 
 Shape legend: see `medseg.inference.predict`.
 """
@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from medseg.data.plan import Plan
     from medseg.inference.segment import Segmenter
 
+WindowsMb = Callable[[int], float]
+
 MB = 1 << 20
 LOOK_S = 0.001  # between two looks at the resident set
 POSTPROCESS_BYTES = 14  # a voxel: components as int32, their number and masks while a step runs
-TASK_COPIES = 6  # arrays of a block's size that a thread of the export holds at once
+TASK_COPIES = 2  # arrays of a block's size that a thread of the export holds at once
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,14 @@ def make_job(geometry: Geometry, plan: Plan, channels: int, voxel_bytes: int) ->
     return Job(channels, voxel_bytes, geometry.shape, target_shape(canonical, spacing))
 
 
-def forecast(segmenter: Segmenter, job: Job, way: Way, window_mb: float) -> Forecast:
+def forecast(segmenter: Segmenter, job: Job, way: Way, windows_mb: WindowsMb) -> Forecast:
     """Return what a case will take in a way.
 
     Args:
         segmenter: Of the model.
         job: The case.
         way: How it will be predicted.
-        window_mb: Of one window in the network, see `measure_window`.
+        windows_mb: Of so many windows in the network at once, see `measure_windows`.
     """
     data, settings, plan = segmenter.model.data, segmenter.settings, segmenter.plan(job.grid)
     scan, grid, plane = prod(job.scan), prod(job.grid), prod(plan.plane)
@@ -106,13 +108,14 @@ def forecast(segmenter: Segmenter, job: Job, way: Way, window_mb: float) -> Fore
     patch_mb = 4 * values * prod(plan.patch) / MB
     slab = 4 * (values + 1) * plan.depth * plane / MB if is_here else 0.0
     threads = torch.get_num_threads()
+    block = TASK_COPIES * min(BLOCK, 8 * data.n_outputs * plane)
     late = segmenter.ensemble.head is not None
     parts = {
         "process": read_rss_mb(),
         "image": 2 * job.channels * grid / MB,
         "slab buffer": patch_mb if way.in_file else slab,
-        "windows": window_mb * way.window_batch,
-        "export": (4 * data.n_outputs * plane * (3 if late else 1) + 4 * BLOCK * TASK_COPIES * threads) / MB,
+        "windows": windows_mb(way.window_batch),
+        "export": (4 * data.n_outputs * plane * (3 if late else 1) + 4 * block * threads) / MB,
         "class map": scan / MB,
     }
     if not is_here:
@@ -126,13 +129,13 @@ def forecast(segmenter: Segmenter, job: Job, way: Way, window_mb: float) -> Fore
     return Forecast(way, parts, loading, writing)
 
 
-def choose_way(segmenter: Segmenter, job: Job, cap_mb: float | None, window_mb: float) -> Forecast:
+def choose_way(segmenter: Segmenter, job: Job, cap_mb: float | None, windows_mb: WindowsMb) -> Forecast:
     """Return the forecast of the fastest way that fits.
 
     Raises:
         ResourceError: INFER_MEMORY, where none does.
     """
-    found = forecast(segmenter, job, segmenter.way, window_mb)
+    found = forecast(segmenter, job, segmenter.way, windows_mb)
     if cap_mb is None:
         return found
     ways = segmenter.way.step_down(has_gpu=segmenter.device.type != "cpu")
@@ -141,7 +144,7 @@ def choose_way(segmenter: Segmenter, job: Job, cap_mb: float | None, window_mb: 
         following = next(ways, None)
         if following is None:
             raise _refuse(lowest, cap_mb)
-        found = forecast(segmenter, job, following, window_mb)
+        found = forecast(segmenter, job, following, windows_mb)
         lowest = min(lowest, found, key=lambda one: one.peak_mb)
     return found
 
@@ -151,20 +154,24 @@ def _refuse(lowest: Forecast, cap_mb: float) -> ResourceError:
     phases["predicting"] = lowest.peak_mb - lowest.parts_mb["process"] if lowest.peak_mb else 0
     largest = max(phases, key=lambda name: phases[name])
     return ResourceError(
-        f"at least {lowest.peak_mb / 1024:.2f} GB are needed, most of it for {largest}, and --memory-gb allows "
-        f"{cap_mb / 1024:.2f}",
+        f"at least {lowest.peak_mb / 1024:.2f} GB are needed, most of it for {largest}, and --memory-gb "
+        f"allows {cap_mb / 1024:.2f}",
         hint="allow more with --memory-gb, crop the scan, or use a model of coarser spacing",
         code="INFER_MEMORY",
     )
 
 
-def measure_window(segmenter: Segmenter) -> float:
-    """Return the MB that one window takes in the network, measured on one of zeros."""
+def measure_windows(segmenter: Segmenter, count: int) -> float:
+    """Return the MB that some windows take in the network at once, measured on zeros.
+
+    Not so many times what one takes: the convolutions of a single window may be done in another, larger way.
+    """
     if segmenter.device.type != "cpu":
         return 0.0
     model = segmenter.model
-    window = torch.zeros((1, len(model.data.channels), *model.plan.patch))
-    return measure_mb(lambda: segmenter.ensemble(window))
+    windows = torch.zeros((count, len(model.data.channels), *model.plan.patch))
+    segmenter.ensemble(windows)  # what the first pass leaves behind is not of the windows
+    return measure_mb(lambda: segmenter.ensemble(windows))
 
 
 def measure_mb(work: Callable[[], object]) -> float:

@@ -91,7 +91,7 @@ class Layer:
         return map_PQ[self.rows.cell[rows]].take(self.columns.cell, axis=1)
 
     def weigh(self, voxels: NDArray[np.intp], rows: slice) -> Float:
-        """Return (V, K) weights of the corners for flat (X, Y) new voxels, counted from the first of `rows`."""
+        """Return (V, K) corner weights of flat (X, Y) new voxels, counted from the first of `rows`."""
         row, column = np.divmod(voxels, len(self.columns.cell))
         parts = [
             [line.low[at], line.high[at]] if line.is_linear else [line.low[at]]
@@ -100,7 +100,7 @@ class Layer:
         return np.stack([first * second for first in parts[0] for second in parts[1]], axis=1)
 
     def split(self, undecided: NDArray[np.bool_], limit: int) -> Iterator[slice]:
-        """Yield runs of cell rows that hold at most `limit` undecided cells, or are one row; empty ones not."""
+        """Yield runs of cell rows with at most `limit` undecided cells, or of one row; empty ones not."""
         counts = undecided.sum(axis=1)
         start = total = 0
         for row, count in enumerate(counts.tolist()):

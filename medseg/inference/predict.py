@@ -1,7 +1,10 @@
 """Slide members over an image, blend their windows, and give away each slab as soon as it is finished.
 
-Shape legend: B windows, C channels or classes, F classes or features, (I, J, K) voxels, (N, P, Q) the same with
-the slab axis first.
+A member is what a backend makes of a network: (B, C, I, J, K) float32 windows -> (B, F, I, J, K). A 2D
+network has a patch with K = 1 and sees (B, C, I, J).
+
+Shape legend: B windows, C channels or classes, F classes or features, (I, J, K) voxels, (N, P, Q) the same
+with the slab axis first.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class Way:
     in_file: bool = False
 
     def step_down(self, *, has_gpu: bool) -> Iterator[Way]:
-        """Yield ways that need less memory, each less than the one before, and are slower."""
+        """Yield ways that may need less memory, the slowest last; few windows at once do not always."""
         way = self
         while way.window_batch > 1:
             way = replace(way, window_batch=way.window_batch // 2)
@@ -30,6 +30,8 @@ class Way:
             way = replace(way, blends_on_cpu=True)
             yield way
         yield replace(way, in_file=True)
+        if self.window_batch > 1:
+            yield replace(way, in_file=True, window_batch=self.window_batch)
 
     def describe(self) -> str:
         """Return the way in a few words."""

@@ -225,7 +225,7 @@ def stream_probabilities(path: Path, channels: int, like: Path | Scan) -> Iterat
 
 
 def read_voxel_bytes(image: Path | Scan) -> int:
-    """Return how many bytes a voxel of an image takes in memory, from its header; 4 where that does not tell."""
+    """Return the bytes of an image's voxel in memory, from its header; 4 where that does not tell."""
     if isinstance(image, Path) and _format_of(image) is FORMATS["nifti"]:
         return nifti.read_voxel_bytes(image)
     return 4

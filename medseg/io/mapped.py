@@ -41,7 +41,7 @@ class Mapped:
 
 @contextmanager
 def map_volume(path: Path, head: bytes, shape: tuple[int, ...]) -> Iterator[Mapped]:
-    """Yield (C, I, J, K) uint16 zeros to be written, and write them to `path`, compressed, if the block ends well.
+    """Yield (C, I, J, K) uint16 zeros to write to; they go to `path`, compressed, if the block ends well.
 
     The space is taken at once, so that a full disk is an OSError here and not a signal later.
     """

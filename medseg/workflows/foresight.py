@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, partial
 
 from medseg.data.cases import Case
-from medseg.inference.forecast import Forecast, choose_way, make_job, measure_window
+from medseg.inference.forecast import Forecast, choose_way, make_job, measure_windows
 from medseg.inference.segment import Segmenter
 from medseg.io import read_geometry, read_voxel_bytes
 
@@ -28,6 +28,7 @@ class Foresight:
         self._segmenter = segmenter
         self._cap_mb = None if memory_gb is None else memory_gb * 1024
         self._tell = tell
+        self._windows_mb = cache(partial(measure_windows, segmenter))
 
     def __call__(self, case: Case) -> Forecast:
         """Return the forecast of the fastest way that fits.
@@ -41,12 +42,8 @@ class Foresight:
         segmenter = self._segmenter
         model, scan = segmenter.model, case.images[0]
         job = make_job(read_geometry(scan), model.plan, len(model.data.channels), read_voxel_bytes(scan))
-        found = choose_way(segmenter, job, self._cap_mb, self._window_mb)
+        found = choose_way(segmenter, job, self._cap_mb, self._windows_mb)
         if self._tell is not None:
             self._tell(f"{case.id}: {segmenter.plan(job.grid).describe()}")
             self._tell(f"{case.id}: {found.describe()}")
         return found
-
-    @cached_property
-    def _window_mb(self) -> float:
-        return measure_window(self._segmenter)

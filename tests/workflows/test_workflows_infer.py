@@ -189,7 +189,7 @@ def test_a_dry_run_writes_nothing(images: Path, tiny_run: Path, tmp_path: Path):
     result = infer(images, tiny_run, tmp_path / "OUT", "--dry-run", "--json")
     told = document(result)["dry_run"]
     assert told["cases"] == 6 and set(told["peak_mb"]) == set(IDS)
-    assert "windows (3x2x2) of 16x16x8" in result.stderr and "peak " in result.stderr
+    assert "8 windows (2x2x2) of 16x16x8" in result.stderr and "peak " in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -232,3 +232,18 @@ def test_two_channels_are_not_taken_for_one(tiny_run: Path, tmp_path: Path):
 def test_the_image_itself_is_left_alone(images: Path, masks: Path):
     volume, _ = make_case(0)
     assert np.array_equal(read_volume(images / f"{IDS[0]}.nii.gz").array, volume.array)
+
+
+def test_a_case_that_needs_more_memory_than_allowed_ends_with_exit_4(
+    images: Path, tiny_run: Path, tmp_path: Path
+):
+    result = infer(images / f"{IDS[0]}.nii.gz", tiny_run, tmp_path / "OUT", "--memory-gb", "0.01", "--json")
+    case = json.loads(result.stdout)["cases"][0]
+    assert result.exit_code == 4 and (case["status"], case["code"]) == ("failed", "INFER_MEMORY")
+    assert not (tmp_path / "OUT" / f"{IDS[0]}.nii.gz").exists()
+
+
+def test_what_fits_is_done_and_tells_its_memory(images: Path, tiny_run: Path, tmp_path: Path, masks: Path):
+    result = infer(images / f"{IDS[0]}.nii.gz", tiny_run, tmp_path / "OUT", "--memory-gb", "64", "-v")
+    assert result.exit_code == 0 and "peak " in result.stderr
+    assert (tmp_path / "OUT" / f"{IDS[0]}.nii.gz").read_bytes() == (masks / f"{IDS[0]}.nii.gz").read_bytes()
