@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ def predict_logits(
     overlap: float,
     mirror_axes: Sequence[int] = (),
     window_batch: int = 1,
+    disagreement: Literal["softmax", "sigmoid"] | None = None,
 ) -> Tensor:
     """Return the mean logits of all networks and mirrorings, blended with Gaussian weights.
 
@@ -41,9 +43,11 @@ def predict_logits(
         overlap: Of neighbouring windows, as a share of the edge.
         mirror_axes: Spatial axes to average mirrored predictions over; () for none.
         window_batch: Windows per forward pass.
+        disagreement: Add a channel: the mean over members (networks times mirrorings) of half the L1 distance
+            of their softmax from the mean softmax, 0 alike to 1; of sigmoids the mean distance.
 
     Returns:
-        (classes, I, J, K) float32 on the image's device.
+        (classes, I, J, K) float32 on the image's device; (classes + 1, I, J, K) with disagreement.
     """
     shape = image_CIJK.shape[1:]
     missing = [max(0, edge - size) for edge, size in zip(patch, shape)]
@@ -55,7 +59,7 @@ def predict_logits(
     with torch.inference_mode():
         for batch in _chunks(windows, window_batch):
             stack = torch.stack([padded[(slice(None), *window)] for window in batch])
-            logits = _average(networks, stack, dims, mirror_axes)
+            logits = _average(networks, stack, dims, mirror_axes, disagreement)
             if total is None or weight_sum is None:
                 total = torch.zeros((logits.shape[1], *padded.shape[1:]), device=padded.device)
                 weight_sum = torch.zeros(padded.shape[1:], device=padded.device)
@@ -75,17 +79,31 @@ def _chunks(windows: Sequence[Window], size: int) -> Iterator[Sequence[Window]]:
         yield windows[start : start + size]
 
 
-def _average(networks: Sequence[nn.Module], stack: Tensor, dims: int, mirror_axes: Sequence[int]) -> Tensor:
+def _average(
+    networks: Sequence[nn.Module],
+    stack: Tensor,
+    dims: int,
+    mirror_axes: Sequence[int],
+    disagreement: Literal["softmax", "sigmoid"] | None = None,
+) -> Tensor:
     flips = [axes for count in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, count)]
     total: Tensor | None = None
+    members: list[Tensor] = []
     for network in networks:
         for axes in flips:
             spatial = [axis + 2 for axis in axes]
             logits = torch.flip(forward(network, torch.flip(stack, spatial), dims), spatial)
+            if disagreement:
+                members.append(logits.sigmoid() if disagreement == "sigmoid" else logits.softmax(1))
             total = logits if total is None else total.add_(logits)
     if total is None:
         raise ValueError("no network was given")
-    return total / (len(networks) * len(flips))
+    total /= len(networks) * len(flips)
+    if not disagreement:
+        return total
+    mean = torch.stack(members).mean(0)
+    apart = torch.stack([(member - mean).abs().sum(1) for member in members]).mean(0)
+    return torch.cat([total, apart[:, None] / (mean.shape[1] if disagreement == "sigmoid" else 2)], 1)
 
 
 def forward(network: nn.Module, image_BCIJK: Tensor, dims: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from medseg.inference.restore import (
     restore_regions,
 )
 from medseg.inference.settings import Infer
+from medseg.inference.trust.observer import Slab, Whole
 from medseg.postprocess import POSTPROCESS, apply
 
 
@@ -41,8 +43,16 @@ class Segmenter:
             for step in settings.postprocess
         ]
 
-    def predict(self, image_CIJK: NDArray[np.float16]) -> NDArray[np.float32]:
-        """Return (outputs, I, J, K) logits on the preprocessed grid."""
+    @property
+    def n_members(self) -> int:
+        """Networks times mirrorings: what disagreement is measured between."""
+        axes = self.model.plan.mirror_axes if self.settings.mirror else ()
+        return int(len(self.model.networks) * 2 ** len(axes))
+
+    def predict(
+        self, image_CIJK: NDArray[np.float16], *, with_disagreement: bool = False
+    ) -> NDArray[np.float32]:
+        """Return (outputs, I, J, K) logits on the preprocessed grid, with disagreement behind them."""
         plan = self.model.plan
         image = torch.from_numpy(image_CIJK.astype(np.float32)).to(self.device)
         run = partial(predict_logits, self.model.networks, image, plan.patch, dims=plan.dims)
@@ -50,18 +60,30 @@ class Segmenter:
             overlap=self.settings.overlap,
             mirror_axes=plan.mirror_axes if self.settings.mirror else (),
             window_batch=self._window_batch,
+            disagreement=("sigmoid" if self.model.data.regions else "softmax") if with_disagreement else None,
         )
         result: NDArray[np.float32] = logits.cpu().numpy()
         return result
 
     def segment(
-        self, image_CIJK: NDArray[np.float16], placement: Placement, *, with_probabilities: bool = False
+        self,
+        image_CIJK: NDArray[np.float16],
+        placement: Placement,
+        *,
+        with_probabilities: bool = False,
+        observe: Callable[[Slab], None] | None = None,
+        with_disagreement: bool = False,
     ) -> tuple[Labels, NDArray[Any] | None]:
         """Return stored label values on the scan's grid, and (C, I, J, K) probabilities if asked for.
 
-        Probabilities are those of background and labels, or of the regions where these overlap.
+        Probabilities are those of background and labels, or of the regions where these overlap. `observe`
+        gets the logits, and behind them a channel of disagreement between members if that is asked for.
         """
-        logits, data = self.predict(image_CIJK), self.model.data
+        data = self.model.data
+        logits = self.predict(image_CIJK, with_disagreement=with_disagreement)
+        if observe is not None:
+            observe(Whole(torch.from_numpy(logits)))
+        logits = logits[: data.n_outputs]
         restore = restore_region_probabilities if data.regions else restore_probabilities
         if data.regions:
             classes = restore_regions(logits, placement, region_paints(data))
