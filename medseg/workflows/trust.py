@@ -98,7 +98,7 @@ def settle_trust(
         path.unlink(missing_ok=True)
         return
     trust = fit_trust(
-        read_witnesses(config, run, cases, patients),
+        read_witnesses(run, {case.case_id: _list_dice(case, config.data) for case in cases}),
         list(name_structures(config.data).values()),
         name_features(list(config.data.channels)),
         is_regions=bool(config.data.regions),
@@ -108,18 +108,16 @@ def settle_trust(
     progress.say(word_figures(trust))
 
 
-def read_witnesses(
-    config: Config, run: RunFolder, cases: Sequence[CaseMetrics], patients: Mapping[str, str]
-) -> list[Witness]:
-    """Return what each case says."""
+def read_witnesses(run: RunFolder, dice: Mapping[str, NDArray[np.float64]]) -> list[Witness]:
+    """Return what each case says; `dice` holds that of its structures, NaN where neither mask has one."""
     from safetensors.numpy import load
 
-    parts, _ = assign_parts(run, [case.case_id for case in cases], patients)
+    patients = run.patients()
+    parts, _ = assign_parts(run, list(dice), patients)
     splits = run.load_splits()
     fold_of = {name: fold for fold, names in enumerate(splits.folds) for name in names}
     found = []
-    for case in cases:
-        name = case.case_id
+    for name, values in dice.items():
         record = load((run.predictions(f"fold_{fold_of[name]}") / f"{name}{RECORD}").read_bytes())
         found.append(
             Witness(
@@ -128,7 +126,7 @@ def read_witnesses(
                 record["sums"],
                 record["image"],
                 run.case(name).placement.grid.voxel_volume_mm3,
-                _list_dice(case, config.data),
+                values,
                 record["volume_mm3"],
                 record["logits"],
                 record["truth"],

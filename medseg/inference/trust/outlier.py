@@ -79,10 +79,10 @@ class Space:
 def fit_space(x_NP: Float) -> Space:
     """Fit medians, scales and the shrunk precision to the features of N cases."""
     median = np.median(x_NP, axis=0)
-    mad = 1.4826 * np.median(np.abs(x_NP - median), axis=0)
-    scale = np.asarray(np.maximum(mad, FLOOR), np.float64)
+    mad: Float = 1.4826 * np.median(np.abs(x_NP - median), axis=0)
+    scale: Float = np.maximum(mad, FLOOR).astype(np.float64)
     z = np.clip((x_NP - median) / scale, -FARTHEST, FARTHEST)
-    return Space(median, scale, np.linalg.inv(shrink_covariance(z)))
+    return Space(median, scale, np.asarray(np.linalg.inv(shrink_covariance(z)), np.float64))
 
 
 def shrink_covariance(z_NP: Float) -> Float:

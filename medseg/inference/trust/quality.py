@@ -26,6 +26,7 @@ from medseg.inference.trust.observer import SUMS
 
 LEVEL = 0.9
 EDGE = 0.01  # Dice is clipped to EDGE..1 - EDGE before its logit: a missed structure is not infinitely bad
+SLACK = 1e-9
 RIDGE = 1.0  # of standardised features: one case's worth of doubt
 REACH = 4.0  # SD beyond which a feature says no more: a line is not to be trusted far outside its cases
 Float = NDArray[np.float64]
@@ -163,7 +164,7 @@ def to_logit(share: float | Float) -> Any:
 def from_logit(value: float) -> float:
     """Return the share; what lies at the clipped ends is all the way there."""
     share = 1 / (1 + math.exp(-max(-50.0, min(50.0, value))))
-    return 0.0 if share <= EDGE else 1.0 if share >= 1 - EDGE else share
+    return 0.0 if share < EDGE + SLACK else 1.0 if share > 1 - EDGE - SLACK else share
 
 
 def round_all(values: NDArray[Any]) -> list[float]:

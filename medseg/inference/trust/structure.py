@@ -130,5 +130,5 @@ def check_intervals(structures: Sequence[Structure], witness: Witness) -> dict[s
         if (said := structure.predict_dice(sums)) and not math.isnan(dice):
             found["dice"].append(said[1] <= dice <= said[2])
         if said := structure.predict_volume(sums, witness.voxel_mm3):
-            found["volume"].append(said[1] <= witness.volume_mm3[place] <= said[2])
+            found["volume"].append(said[1] <= float(witness.volume_mm3[place]) <= said[2])
     return found
