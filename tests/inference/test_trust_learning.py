@@ -15,9 +15,7 @@ from medseg.inference.trust.calibration import (
 from medseg.inference.trust.conformal import find_interval, find_p, find_quantile, weigh_patients
 from medseg.inference.trust.image import describe_image, name_features
 from medseg.inference.trust.outlier import (
-    ANSWER,
     Outlier,
-    describe_answer,
     fit_outlier,
     fit_space,
     shrink_covariance,
@@ -194,12 +192,6 @@ def test_of_a_large_image_planes_are_left_out(monkeypatch: pytest.MonkeyPatch):
 def test_channels_are_told_apart():
     names = name_features(["ct", "pet"])
     assert names[-1].endswith("of pet") and len(names) == len(set(names))
-
-
-def test_an_answer_without_structures_promises_nothing():
-    told = dict(zip(ANSWER, describe_answer(np.zeros((2, 8)), 2.0).tolist(), strict=True))
-    assert told["promised Dice"] == pytest.approx(float(to_logit(0.0)))
-    assert told["share of structures found"] == 0 and told["volume of all structures"] == math.log(2)
 
 
 def test_features_that_never_vary_are_measured_by_their_floor():

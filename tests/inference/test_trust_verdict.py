@@ -85,6 +85,15 @@ def test_a_volume_that_no_reference_has_is_a_reason(trust: Trust):
     assert any(reason.startswith("organ: 10 ml; references of held-out cases have 0.7") for reason in reasons)
 
 
+def test_a_structure_that_is_cut_off_is_a_reason(trust: Trust):
+    sums = make_sums(500, 0.85)
+    sums[SUMS.index("rim")] = 50
+    (reason,) = judge(trust, sums)["reasons"]
+    assert reason == (
+        "organ: 10.0% of it lies at the border of the image; 95% of the held-out cases have at most 0.0%"
+    )
+
+
 def test_pixels_have_no_millilitres(trust: Trust):
     verdict = judge(trust, make_sums(5000, 0.85), is_picture=True)
     assert verdict["structures"]["1"]["volume_ml"] is None

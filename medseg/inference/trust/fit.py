@@ -21,7 +21,7 @@ from medseg.inference.trust.calibration import (
     measure_calibration,
 )
 from medseg.inference.trust.conformal import weigh_patients
-from medseg.inference.trust.outlier import ANSWER, Outlier, fit_outlier
+from medseg.inference.trust.outlier import Outlier, fit_outlier
 from medseg.inference.trust.quality import LEVEL
 from medseg.inference.trust.structure import Structure, check_intervals, fit_structures
 from medseg.inference.trust.witness import Witness
@@ -104,12 +104,12 @@ def fit_trust(
         is_regions: Whether structures overlap.
     """
     parts = [witness.part for witness in witnesses]
-    features = np.stack([witness.features for witness in witnesses])
+    features = np.stack([witness.image for witness in witnesses])
     weights = weigh_patients([witness.patient for witness in witnesses])
     return Trust(
         _calibrate(witnesses, is_regions=is_regions),
         fit_structures(witnesses, names),
-        fit_outlier(features, np.array(parts), weights, [*image_names, *ANSWER]),
+        fit_outlier(features, np.array(parts), weights, image_names),
         measure_figures(witnesses, names, is_regions=is_regions),
     )
 

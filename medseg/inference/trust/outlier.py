@@ -1,9 +1,12 @@
 """Is an input like the training cases? One distance, and the share of training cases that are as far.
 
-Features of the image (`image.py`) and of the network's answer to it (`describe_answer`) become robust
-z-scores; the distance is Mahalanobis's under a covariance that is shrunk towards independence (Ledoit and
-Wolf 2004, J. Multivar. Anal. 88, section 3.2). Every training case is measured by a fit without its part of
-the cohort; the p-value is conformal (`conformal.find_p`), so of cases like them a share alpha has p <= alpha.
+Features of the image (`image.py`) become robust z-scores; the distance is Mahalanobis's under a covariance
+that is shrunk towards independence (Ledoit and Wolf 2004, J. Multivar. Anal. 88, section 3.2). Every training
+case is measured by a fit without its part of the cohort; the p-value is conformal (`conformal.find_p`), so of
+cases like them a share alpha has p <= alpha.
+
+What the network says of itself is no feature here: each fold's network is sure in its own degree, and the
+distance would tell networks apart, not cases. It has its own place in the verdict.
 """
 
 from __future__ import annotations
@@ -17,45 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.inference.trust.conformal import find_p
-from medseg.inference.trust.observer import SUMS
-from medseg.inference.trust.quality import expect_dice, round_all, to_logit
+from medseg.inference.trust.quality import round_all
 
 FLOOR = 0.05  # least scale of a feature: cohorts may share one voxel size exactly, and 5 % more is no alarm
 FARTHEST = 30.0  # z-scores are clipped: one voxel size in another unit would drown all else
 UNUSUAL = 3.5  # |z| that is told (Iglewicz and Hoaglin 1993 for robust z-scores)
 Float = NDArray[np.float64]
-
-ANSWER = (
-    "promised Dice of the worst structure",
-    "promised Dice",
-    "uncertainty inside the structures",
-    "volume of all structures",
-    "share of the structures at the border of the image",
-    "share of structures found",
-)
-
-
-def describe_answer(sums_LS: Float, voxel_mm3: float) -> Float:
-    """Return (6,) numbers of the network's answer: `ANSWER`.
-
-    Args:
-        sums_LS: A row of `observer.SUMS` for each structure.
-        voxel_mm3: Of the preprocessed grid.
-    """
-    column = {name: sums_LS[:, place] for place, name in enumerate(SUMS)}
-    is_found = column["voxels"] > 0
-    total = max(1.0, float(column["voxels"].sum()))
-    promised = [float(to_logit(expect_dice(row))) for row in sums_LS[is_found]] or [float(to_logit(0.0))]
-    return np.array(
-        [
-            min(promised),
-            sum(promised) / len(promised),
-            float(column["entropy"].sum()) / total,
-            math.log(total * voxel_mm3),
-            float(column["rim"].sum()) / total,
-            float(is_found.mean()),
-        ]
-    )
 
 
 @dataclass(frozen=True)

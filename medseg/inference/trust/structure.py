@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.inference.trust.conformal import weigh_patients
+from medseg.inference.trust.observer import SUMS
 from medseg.inference.trust.quality import (
     Predictor,
     dice_features,
@@ -40,6 +41,7 @@ class Structure:
         offset_mm3: Added to volumes before logarithms.
         low_dice: The Dice that all but `ALPHA` of the held-out cases reach.
         present: Share of the held-out cases whose reference holds it.
+        high_rim: The share of predicted voxels at the border of the image that all but `ALPHA` stay within.
         volumes_mm3: Smallest and largest reference that is not empty; (0, inf) where there is none.
     """
 
@@ -50,6 +52,7 @@ class Structure:
     low_dice: float
     present: float
     volumes_mm3: tuple[float, float]
+    high_rim: float
 
     def predict_dice(self, sums: Float) -> tuple[float, float, float] | None:
         """Return predicted Dice, and the ends of its interval; None where nothing can be said."""
@@ -98,6 +101,7 @@ def _fit_structure(witnesses: Sequence[Witness], place: int, name: str) -> Struc
     offset = max(voxel, OFFSET * float(np.median(held))) if held.size else voxel
     told = [w for w in witnesses if not math.isnan(w.dice[place]) and w.sums[place, 0]]
     dice = [w.dice[place] for w in told]
+    rims = [w.sums[place, SUMS.index("rim")] / w.sums[place, 0] for w in told]
     ratios = [
         math.log((w.volume_mm3[place] + offset) / (w.sums[place, 0] * w.voxel_mm3 + offset))
         for w in witnesses
@@ -111,6 +115,7 @@ def _fit_structure(witnesses: Sequence[Witness], place: int, name: str) -> Struc
         float(np.quantile(dice, ALPHA)) if dice else 0.0,
         float((volumes > 0).mean()),
         (float(held.min()), float(held.max())) if held.size else (0.0, math.inf),
+        float(np.quantile(rims, 1 - ALPHA)) if rims else 0.0,
     )
 
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from medseg.inference.trust.fit import Trust
 from medseg.inference.trust.observer import SUMS
-from medseg.inference.trust.outlier import describe_answer
 from medseg.inference.trust.quality import LEVEL
 from medseg.inference.trust.structure import ALPHA, Structure
 
@@ -46,8 +45,7 @@ def judge_case(
         has_disagreement: Whether several networks or mirrorings were compared.
         is_picture: Whether pixels have no size, and so structures no volume.
     """
-    features = np.concatenate([image_P, describe_answer(sums_LS, voxel_mm3)])
-    distance, p, unusual = trust.outlier.judge(features)
+    distance, p, unusual = trust.outlier.judge(image_P)
     reasons = [_word_outlier(p, unusual)] if p <= ALPHA else []
     told = {}
     for value, structure, sums in zip(values, trust.structures, sums_LS, strict=True):
@@ -95,6 +93,12 @@ def _find_reasons(structure: Structure, sums: Float, voxel_mm3: float, *, is_pic
         reasons.append(
             f"{structure.name}: predicted Dice {said[0]:.2f} ({said[1]:.2f} to {said[2]:.2f}); "
             f"{1 - ALPHA:.0%} of the held-out cases reach {structure.low_dice:.2f}"
+        )
+    rim = float(sums[SUMS.index("rim")]) / float(sums[0])
+    if rim > structure.high_rim:
+        reasons.append(
+            f"{structure.name}: {rim:.1%} of it lies at the border of the image; "
+            f"{1 - ALPHA:.0%} of the held-out cases have at most {structure.high_rim:.1%}"
         )
     size, (low, high) = float(sums[0]) * voxel_mm3, structure.volumes_mm3
     if not low <= size <= high:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.inference.trust.outlier import describe_answer
-
 Float = NDArray[np.float64]
 
 
@@ -36,8 +34,3 @@ class Witness:
     volume_mm3: Float
     logits: NDArray[np.float16]
     truth: NDArray[np.bool_]
-
-    @property
-    def features(self) -> Float:
-        """What the outlier test sees."""
-        return np.concatenate([self.image, describe_answer(self.sums, self.voxel_mm3)])
