@@ -82,7 +82,7 @@ def judge(segmenter: Segmenter, trust: Trust, volume: Volume) -> dict[str, Any]:
     """Return the verdict of one image."""
     array, placement = preprocess_image(volume, segmenter.model.plan)
     watch = Watch(segmenter.model, array, placement)
-    segmenter.segment(array, placement, observe=watch.observe)
+    segmenter.segment(array, placement, observers=[watch.observe])
     return judge_case(
         trust,
         list(name_structures(segmenter.model.data)),

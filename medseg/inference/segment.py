@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,9 +30,10 @@ from medseg.postprocess import POSTPROCESS, apply
 class Segmenter:
     """A model ready for many cases; what can be decided once is decided once."""
 
-    def __init__(self, model: TrainedModel, settings: Infer) -> None:
+    def __init__(self, model: TrainedModel, settings: Infer, *, tells_disagreement: bool = False) -> None:
         self.model = model
         self.settings = settings
+        self._tells_disagreement = tells_disagreement
         self.device = next(model.networks[0].parameters()).device
         plan = model.plan
         channels = len(model.data.channels)
@@ -43,16 +44,8 @@ class Segmenter:
             for step in settings.postprocess
         ]
 
-    @property
-    def n_members(self) -> int:
-        """Networks times mirrorings: what disagreement is measured between."""
-        axes = self.model.plan.mirror_axes if self.settings.mirror else ()
-        return int(len(self.model.networks) * 2 ** len(axes))
-
-    def predict(
-        self, image_CIJK: NDArray[np.float16], *, with_disagreement: bool = False
-    ) -> NDArray[np.float32]:
-        """Return (outputs, I, J, K) logits on the preprocessed grid, with disagreement behind them."""
+    def predict(self, image_CIJK: NDArray[np.float16]) -> NDArray[np.float32]:
+        """Return (outputs, I, J, K) logits on the preprocessed grid, and disagreement behind them if told."""
         plan = self.model.plan
         image = torch.from_numpy(image_CIJK.astype(np.float32)).to(self.device)
         run = partial(predict_logits, self.model.networks, image, plan.patch, dims=plan.dims)
@@ -60,7 +53,9 @@ class Segmenter:
             overlap=self.settings.overlap,
             mirror_axes=plan.mirror_axes if self.settings.mirror else (),
             window_batch=self._window_batch,
-            disagreement=("sigmoid" if self.model.data.regions else "softmax") if with_disagreement else None,
+            disagreement=("sigmoid" if self.model.data.regions else "softmax")
+            if self._tells_disagreement
+            else None,
         )
         result: NDArray[np.float32] = logits.cpu().numpy()
         return result
@@ -71,19 +66,18 @@ class Segmenter:
         placement: Placement,
         *,
         with_probabilities: bool = False,
-        observe: Callable[[Slab], None] | None = None,
-        with_disagreement: bool = False,
+        observers: Sequence[Callable[[Slab], None]] = (),
     ) -> tuple[Labels, NDArray[Any] | None]:
         """Return stored label values on the scan's grid, and (C, I, J, K) probabilities if asked for.
 
-        Probabilities are those of background and labels, or of the regions where these overlap. `observe`
-        gets the logits, and behind them a channel of disagreement between members if that is asked for.
+        Probabilities are those of background and labels, or of the regions where these overlap. `observers`
+        get the logits, on the preprocessed grid.
         """
         data = self.model.data
-        logits = self.predict(image_CIJK, with_disagreement=with_disagreement)
-        if observe is not None:
-            observe(Whole(torch.from_numpy(logits)))
-        logits = logits[: data.n_outputs]
+        logits = self.predict(image_CIJK)
+        told, logits = torch.from_numpy(logits), logits[: data.n_outputs]
+        for observe in observers:
+            observe(Whole(told[: data.n_outputs], told[-1] if self._tells_disagreement else None))
         restore = restore_region_probabilities if data.regions else restore_probabilities
         if data.regions:
             classes = restore_regions(logits, placement, region_paints(data))

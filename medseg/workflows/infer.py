@@ -25,7 +25,7 @@ from medseg.data.studies import Wanted
 from medseg.inference.model import TrainedModel, load_model
 from medseg.inference.network import choose_device
 from medseg.inference.segment import Segmenter
-from medseg.inference.trust.watch import Watch
+from medseg.inference.trust.watch import Watch, count_members
 from medseg.io import write_labels, write_probabilities
 from medseg.workflows.outputs import SUFFIXES, UNCERTAINTY, Outputs, plan_outputs, write_objects
 from medseg.workflows.progress import Progress
@@ -92,7 +92,8 @@ def infer(
     _refuse_scans_in(out, inputs, cases)
     make_folder(out)
     sweep(out)
-    segmenter = Segmenter(model, model.infer)
+    is_watched = save_uncertainty or model.trust is not None
+    segmenter = Segmenter(model, model.infer, tells_disagreement=is_watched and count_members(model) > 1)
     with progress.track("infer", len(cases)) as advance:
         for case in cases:
             result = infer_case(
@@ -155,7 +156,7 @@ def infer_case(
             "probabilities": save_probabilities,
             **({"uncertainty": True} if save_uncertainty else {}),
         }
-        outputs, identity = _plan_case(segmenter, case, formats, settings, repairs or {})
+        outputs, identity = _plan_case(segmenter.model, case, formats, settings, repairs or {})
         result = _segment_case(segmenter, case, out, outputs, identity)
     except DataError as error:
         result = CaseResult.of_error(case.id, error)
@@ -173,17 +174,16 @@ def infer_case(
 
 
 def _plan_case(
-    segmenter: Segmenter,
+    model: TrainedModel,
     case: Case,
     formats: tuple[str, ...],
     settings: Mapping[str, bool],
     repairs: Mapping[str, Any],
 ) -> tuple[Outputs, dict[str, Any]]:
     """Return what to write of a case, and what decides the outputs' bits."""
-    model = segmenter.model
     if not case.images:
         load_image(case, len(model.data.channels))  # says what is missing
-    maps = [*UNCERTAINTY] if segmenter.n_members > 1 else ["entropy"]
+    maps = [*UNCERTAINTY] if count_members(model) > 1 else ["entropy"]
     wanted = maps if settings.get("uncertainty") else ()
     outputs = plan_outputs(case, formats, settings["probabilities"], wanted)
     return outputs, _identify(case, model, settings, repairs)
@@ -205,8 +205,7 @@ def _segment_case(
         array,
         placement,
         with_probabilities=outputs.probabilities is not None,
-        observe=watch.observe if model.trust or outputs.maps else None,
-        with_disagreement=segmenter.n_members > 1 and bool(model.trust or outputs.maps),
+        observers=[watch.observe] if model.trust or outputs.maps else [],
     )
     warnings = [*case.warnings, *tell_notes(notes), *outputs.warnings]
     if not labels.array.any():

@@ -51,9 +51,8 @@ def predict_stored(
             if not is_done(out, case.id, names, identity):
                 image = np.asarray(case.image[:])
                 recorder = Recorder(model, case, image) if is_recorded else None
-                labels, _ = segmenter.segment(
-                    image, case.placement, observe=recorder.observe if recorder else None
-                )
+                observers = [recorder.observe] if recorder else []
+                labels, _ = segmenter.segment(image, case.placement, observers=observers)
                 sidecar.unlink(missing_ok=True)  # it vouches for the mask, and a kill may come in between
                 write_mask(out / mask, labels, like=case.reference)
                 if recorder:

@@ -64,9 +64,15 @@ def test_promised_dice_is_that_of_probabilities_taken_at_their_word():
 
 
 class Part:
-    def __init__(self, logits: torch.Tensor, axis: int, start: int, stop: int) -> None:
+    def __init__(
+        self, logits: torch.Tensor, axis: int, start: int, stop: int, *, tells: bool = False
+    ) -> None:
         self.axis, self.start, self.stop = axis, start, stop
-        self.values = torch.movedim(logits, axis + 1, 1)[:, start:stop]
+        values = torch.movedim(logits, axis + 1, 1)[:, start:stop]
+        self.values, self.disagreement = (values[:-1], values[-1]) if tells else (values, None)
+
+    def plane(self, index: int) -> torch.Tensor:
+        return self.values[:, index]
 
 
 @pytest.mark.parametrize("is_regions", [False, True])
@@ -74,10 +80,10 @@ class Part:
 def test_sums_do_not_depend_on_slabs(axis: int, is_regions: bool, monkeypatch: pytest.MonkeyPatch):
     logits = torch.from_numpy(np.random.default_rng(0).normal(0, 2, (4, *SHAPE)).astype(np.float32))
     whole, parts = (Observer(3, SHAPE, is_regions=is_regions) for _ in range(2))
-    whole.observe(Whole(logits))
+    whole.observe(Whole(logits[:3], logits[3]))
     monkeypatch.setattr(module, "VALUES", 1)  # plane by plane
     for start, stop in ((0, 2), (2, 3), (3, SHAPE[axis])):
-        parts.observe(Part(logits, axis, start, stop))
+        parts.observe(Part(logits, axis, start, stop, tells=True))
     assert np.allclose(whole.summarize(), parts.summarize(), rtol=1e-6)
     assert whole.has_disagreement and whole.summarize()[:, SUMS.index("disagreement")].any()
 
@@ -113,15 +119,15 @@ def test_maps_lie_on_the_scans_own_grid():
     original = Geometry.of_spacing((7, 4, 6), (1.0, 2.0, 3.0), (-1.0, 0.0, 0.0))
     placement = Placement(original, original, (1, 0, 0), (6, 4, 6), grid)
     logits = torch.cat([make_logits(0.5), torch.full((1, *SHAPE), 0.25)])
-    maps = Maps(2, SHAPE, (1.0,), is_regions=False)
-    maps.observe(Part(logits, 2, 0, 6))
+    maps = Maps(SHAPE, (1.0,), is_regions=False)
+    maps.observe(Part(logits, 2, 0, 6, tells=True))
     found = maps.restore(placement)
     assert np.argwhere(found["entropy"] > 0.99).tolist() == [[i, j, 2] for i in (2, 3) for j in (1, 2)]
     assert found["disagreement"][1:6].min() == 0.25 and not found["disagreement"][[0, 6]].any()
 
 
 def test_without_members_the_map_of_disagreement_is_empty():
-    maps = Maps(2, SHAPE, (1.0,), is_regions=False)
+    maps = Maps(SHAPE, (1.0,), is_regions=False)
     maps.observe(Whole(make_logits()))
     grid = Geometry.of_spacing(SHAPE, (1.0, 2.0, 3.0))
     assert not maps.restore(Placement(grid, grid, (0, 0, 0), SHAPE, grid))["disagreement"].any()

@@ -138,7 +138,7 @@ def test_disagreement_is_half_the_distance_of_two_networks(calibrated: Path):
     models = [load_model(calibrated, CPU, folds=chosen) for chosen in ([0], [1], None)]
     plan = models[0].plan
     image = np.random.default_rng(0).normal(0, 1, (1, *plan.patch)).astype(np.float16)  # one window
-    one, other, both = (Segmenter(m, m.infer).predict(image, with_disagreement=True) for m in models)
+    one, other, both = (Segmenter(m, m.infer, tells_disagreement=True).predict(image) for m in models)
     p, q = (np.exp(x[:3]) / np.exp(x[:3]).sum(0) for x in (one, other))
     assert np.allclose(both[3], np.abs(p - q).sum(0) / 4, atol=1e-5)
     assert not one[3].any() and np.allclose(both[:3], (one[:3] + other[:3]) / 2, atol=1e-5)

@@ -16,32 +16,27 @@ from medseg.inference.trust.observer import Slab, measure_entropy, split_planes,
 class Maps:
     """Collects both maps on the preprocessed grid, in float16: 4 bytes a voxel, whatever the classes."""
 
-    def __init__(
-        self, n_outputs: int, shape: Sequence[int], temperatures: Sequence[float], *, is_regions: bool
-    ) -> None:
+    def __init__(self, shape: Sequence[int], temperatures: Sequence[float], *, is_regions: bool) -> None:
         """Start empty.
 
         Args:
-            n_outputs: F, without a channel of disagreement.
             shape: (3,) of the preprocessed grid.
             temperatures: That the entropy is taken at; (1,) where the model is not calibrated.
             is_regions: Whether structures overlap.
         """
-        self._n, self._temperatures, self._is_regions = n_outputs, tuple(temperatures), is_regions
+        self._temperatures, self._is_regions = tuple(temperatures), is_regions
         self._entropy = np.zeros(tuple(shape), np.float16)
         self._disagreement = np.zeros(tuple(shape), np.float16)
 
     def observe(self, slab: Slab) -> None:
         """Add the planes of a slab."""
-        for first, values in split_planes(slab):
-            p = to_probabilities(values[: self._n], self._temperatures, is_regions=self._is_regions)
+        for first, logits, apart in split_planes(slab):
+            p = to_probabilities(logits, self._temperatures, is_regions=self._is_regions)
             entropy = measure_entropy(p, is_regions=self._is_regions).clamp(0, 1)
-            part = slice(first, first + values.shape[1])
+            part = slice(first, first + logits.shape[1])
             np.moveaxis(self._entropy, slab.axis, 0)[part] = entropy.cpu().numpy()
-            if len(values) > self._n:
-                np.moveaxis(self._disagreement, slab.axis, 0)[part] = (
-                    values[self._n].clamp(0, 1).cpu().numpy()
-                )
+            if apart is not None:
+                np.moveaxis(self._disagreement, slab.axis, 0)[part] = apart.clamp(0, 1).cpu().numpy()
 
     def restore(self, placement: Placement) -> dict[str, NDArray[np.float32]]:
         """Return name -> (I, J, K) in 0..1 on the scan's grid; outside the kept box 0."""

@@ -36,15 +36,19 @@ class Slab(Protocol):
     @property
     def stop(self) -> int: ...
     @property
-    def values(self) -> Tensor:
-        """(F, n, A, B); A and B are the other axes, in ascending order. One more channel: disagreement."""
+    def disagreement(self) -> Tensor | None:
+        """(n, A, B) between members, where it was asked for."""
+
+    def plane(self, index: int) -> Tensor:
+        """Return (F, A, B) logits of plane `start + index`; A and B are the other axes, in ascending order."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Whole:
-    """A whole array of logits as one slab."""
+    """A whole (F, n, A, B) array of logits as one slab."""
 
     values: Tensor
+    disagreement: Tensor | None = None
     axis: int = 0
     start: int = 0
 
@@ -53,12 +57,19 @@ class Whole:
         """One past the last plane."""
         return int(self.values.shape[1])
 
+    def plane(self, index: int) -> Tensor:
+        """Return (F, A, B) logits."""
+        return self.values[:, index]
 
-def split_planes(slab: Slab) -> Iterator[tuple[int, Tensor]]:
-    """Yield (first plane, (F, m, A, B) float32) parts of a slab that hold about `VALUES` logits."""
-    step = max(1, VALUES // max(1, slab.values[:, 0].numel()))
-    for first in range(0, slab.stop - slab.start, step):
-        yield slab.start + first, slab.values[:, first : first + step].float()
+
+def split_planes(slab: Slab) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    """Yield (first plane, (F, m, A, B) logits, (m, A, B) disagreement) of parts of about `VALUES` logits."""
+    n = slab.stop - slab.start
+    step = max(1, VALUES // max(1, slab.plane(0).numel()))
+    for first in range(0, n, step):
+        part = range(first, min(n, first + step))
+        disagreement = None if slab.disagreement is None else slab.disagreement[part.start : part.stop]
+        yield slab.start + first, torch.stack([slab.plane(index) for index in part], 1).float(), disagreement
 
 
 def to_probabilities(logits: Tensor, temperatures: Sequence[float], *, is_regions: bool) -> Tensor:
@@ -95,7 +106,7 @@ class Observer:
         """Start at zero.
 
         Args:
-            n_outputs: F, without a channel of disagreement.
+            n_outputs: F.
             shape: (3,) of the preprocessed grid.
             is_regions: Whether structures overlap; else output 0 is background.
         """
@@ -107,13 +118,12 @@ class Observer:
 
     def observe(self, slab: Slab) -> None:
         """Add the planes of a slab."""
-        for first, values in split_planes(slab):
-            logits, extra = values[: self.n_outputs], values[self.n_outputs :]
-            self.has_disagreement |= len(extra) > 0
-            disagreement = extra[0] if len(extra) else torch.zeros_like(logits[0])
+        for first, logits, apart in split_planes(slab):
+            self.has_disagreement |= apart is not None
+            disagreement = torch.zeros_like(logits[0]) if apart is None else apart
             p = to_probabilities(logits, (1.0,), is_regions=self.is_regions)
             entropy = measure_entropy(p, is_regions=self.is_regions)
-            rim = self._find_rim(slab.axis, first, values.shape[1:], values.device)
+            rim = self._find_rim(slab.axis, first, logits.shape[1:], logits.device)
             labels = p > 0.5 if self.is_regions else p.argmax(0)[None]
             before = self._last
             self._last = labels[:, -1].clone()

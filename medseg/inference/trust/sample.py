@@ -35,7 +35,7 @@ class Sampler:
         Args:
             classes_IJK: True classes on the preprocessed grid.
             spacing_mm: (3,) of it.
-            n_outputs: F, without a channel of disagreement.
+            n_outputs: F.
             regions: The classes that each region covers; () where classes exclude each other.
         """
         self._classes, self._n, self._regions = classes_IJK, n_outputs, tuple(regions)
@@ -48,8 +48,8 @@ class Sampler:
     def observe(self, slab: Slab) -> None:
         """Draw from the planes of a slab."""
         classes, band = (np.moveaxis(array, slab.axis, 0) for array in (self._classes, self._band))
-        for first, values in split_planes(slab):
-            for offset, logits in enumerate(values[: self._n].cpu().numpy().swapaxes(0, 1)):
+        for first, values, _ in split_planes(slab):
+            for offset, logits in enumerate(values.cpu().numpy().swapaxes(0, 1)):
                 plane = first + offset
                 keys = np.random.default_rng([plane, slab.axis]).random(classes[plane].shape)
                 chosen = (logits > 0).any(0) if self._regions else logits.argmax(0) > 0

@@ -25,6 +25,12 @@ def name_structures(data: Data) -> dict[str, str]:
     return {str(value): data.labels[value] for value in sorted(data.labels)}
 
 
+def count_members(model: TrainedModel) -> int:
+    """Return networks times mirrorings: what disagreement is measured between."""
+    axes = model.plan.mirror_axes if model.infer.mirror else ()
+    return int(len(model.networks) * 2 ** len(axes))
+
+
 class Watch:
     """Observes the slabs of one case, and then says what it saw."""
 
@@ -49,7 +55,7 @@ class Watch:
         is_regions = bool(data.regions)
         self.observer = Observer(data.n_outputs, shape, is_regions=is_regions)
         temperatures = model.trust.temperatures if model.trust else (1.0,)
-        self.maps = Maps(data.n_outputs, shape, temperatures, is_regions=is_regions) if with_maps else None
+        self.maps = Maps(shape, temperatures, is_regions=is_regions) if with_maps else None
 
     def observe(self, slab: Slab) -> None:
         """See a finished slab."""
