@@ -50,6 +50,10 @@ def infer(
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also write ID_prob.nii.gz.")
     ] = False,
+    save_uncertainty: Annotated[
+        bool,
+        typer.Option("--save-uncertainty", help="Also write ID_entropy.nii.gz and ID_disagreement.nii.gz."),
+    ] = False,
     device: o.Device = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads.", show_default=False)
@@ -92,6 +96,7 @@ def infer(
             wanted=wanted,
             formats=parse_names(format_, FORMATS),
             save_probabilities=save_probabilities,
+            save_uncertainty=save_uncertainty,
             device=device or "auto",
             threads=threads,
             trust_code=trust_code,

@@ -26,7 +26,7 @@ Key = Callable[[], bytes]
 
 SAFE_ID = re.compile(r"[^A-Za-z0-9._+-]")
 RESERVED = {"report"}  # report.json stands beside the cases' own files
-PROBABILITIES = "_prob"  # <id>_prob.nii.gz holds the probabilities of <id>
+MAPS = ("_prob", "_entropy", "_disagreement")  # <id>_prob.nii.gz holds the probabilities of <id>
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Case:
 def make_id(text: str) -> str:
     """Return `text` as a name that is safe in file systems and never hidden."""
     name = SAFE_ID.sub("_", text).lstrip(".-") or "case"
-    return f"{name}_" if name in RESERVED or name.endswith(PROBABILITIES) else name
+    return f"{name}_" if name in RESERVED or name.endswith(MAPS) else name
 
 
 def require_path(path: Path) -> None:

@@ -3,6 +3,7 @@
 model.json                    labels, channels, network, settings, hashes; no case ids
 plan.json                     the grid and intensities it was trained on
 weights_fold_K.safetensors    one file per fold; several make an ensemble
+trust.json                    what out-of-fold cases say of its reliability, where there were enough
 config.yaml MODEL_CARD.md     for people
 SHA256SUMS                    checked before anything is loaded
 """
@@ -36,12 +37,14 @@ from medseg.data.preprocess import Placement, preprocess_image, preprocessing_ke
 from medseg.data.settings import Data
 from medseg.inference.network import build_network
 from medseg.inference.settings import Infer
+from medseg.inference.trust.fit import Trust, load_trust
 
 Prepare = Callable[[Volume], tuple[NDArray[Any], Placement]]
 Blend = Callable[[tuple[int, int, int]], torch.Tensor]  # window -> weights of its voxels
 
 SCHEMA = 1
 SUMS = "SHA256SUMS"
+TRUST = "trust.json"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class TrainedModel:
     prepare: Prepare | None = None  # preprocessing of models of other software
     blend: Blend | None = None  # how windows are weighed, where that is not `gaussian_weights`
     previous: TrainedModel | None = None  # its mask, one channel a label, is an input of this one
+    trust: Trust | None = None  # None until calibrated
 
     @property
     def n_inputs(self) -> int:
@@ -85,10 +89,11 @@ def save_model(
         description: name, data, model, infer; becomes model.json.
         plan: The plan it was trained with.
         weights: safetensors bytes per fold.
-        texts: File name -> text, for config.yaml and MODEL_CARD.md.
+        texts: File name -> text, for config.yaml, MODEL_CARD.md and trust.json.
     """
     make_folder(folder)
     (folder / SUMS).unlink(missing_ok=True)
+    (folder / TRUST).unlink(missing_ok=True)  # of other weights, if it is not among `texts`
     data = Data.model_validate(description["data"])
     key = preprocessing_key(plan, class_values(data))
     write_json(folder / "model.json", {"schema": SCHEMA, "preprocessing": key, **description})
@@ -169,7 +174,12 @@ def load_model(
     networks = tuple(_load_network(file, builder, plan, data).to(device) for file in files)
     decisive = [sha256_of_file(file) for file in (folder / "model.json", folder / "plan.json", *files)]
     learnt = [{key: value for key, value in tree.items() if key != "infer"}, *decisive[1:]]
-    return TrainedModel(tree["name"], data, plan, infer, networks, sha256_of(decisive), sha256_of(learnt))
+    trust_file = folder / TRUST
+    trust = load_trust(trust_file) if trust_file.is_file() else None
+    if trust is not None:
+        decisive.append(sha256_of_file(trust_file))
+    digests = sha256_of(decisive), sha256_of(learnt)
+    return TrainedModel(tree["name"], data, plan, infer, networks, *digests, trust=trust)
 
 
 def _load_foreign(path: Path, device: torch.device, folds: Sequence[int] | None) -> TrainedModel | None:
@@ -212,7 +222,8 @@ def _verify(folder: Path) -> None:
     lines = sums.read_bytes().decode(errors="replace").splitlines()
     listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     # What is loaded must be listed: a file put beside the others is not the model's.
-    needed = {"model.json", "plan.json", *(path.name for path in folder.glob("weights_fold_*.safetensors"))}
+    optional = [*folder.glob("weights_fold_*.safetensors"), *folder.glob(TRUST)]
+    needed = {"model.json", "plan.json", *(path.name for path in optional)}
     for name in sorted(listed.keys() | needed):
         path = folder / Path(name).name
         if not path.is_file() or sha256_of_file(path) != listed.get(name):

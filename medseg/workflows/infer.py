@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from medseg.core.errors import ConfigError, DataError, ResourceError, is_out_of_memory
-from medseg.core.files import make_folder, sweep
+from medseg.core.files import make_folder, read_if_whole, sweep
 from medseg.core.volume import Labels
 from medseg.data.cases import Case, pseudonymize, read_key
 from medseg.data.checks import hash_files, require_unchanged
@@ -25,9 +25,10 @@ from medseg.data.studies import Wanted
 from medseg.inference.model import TrainedModel, load_model
 from medseg.inference.network import choose_device
 from medseg.inference.segment import Segmenter
-from medseg.io import stream_probabilities, write_labels
+from medseg.inference.trust.watch import Watch, count_members
+from medseg.io import stream_probabilities, write_labels, write_probabilities
 from medseg.workflows.foresight import TOO_LARGE, Foresight
-from medseg.workflows.outputs import SUFFIXES, Outputs, plan_outputs, write_objects
+from medseg.workflows.outputs import SUFFIXES, UNCERTAINTY, Outputs, plan_outputs, write_objects
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.scans import describe_scan
@@ -56,6 +57,7 @@ def infer(
     wanted: Wanted | None = None,
     formats: Sequence[str] = ("nifti",),
     save_probabilities: bool = False,
+    save_uncertainty: bool = False,
     device: str = "auto",
     threads: int | None = None,
     trust_code: bool = False,
@@ -75,6 +77,7 @@ def infer(
         wanted: Which series of a DICOM study, and what may be repaired.
         formats: Of `outputs.FORMATS`.
         save_probabilities: Whether to write OUT/<id>_prob.nii.gz too.
+        save_uncertainty: Whether to write OUT/<id>_entropy.nii.gz and OUT/<id>_disagreement.nii.gz too.
         device: auto, cpu or cuda.
         threads: Of the CPU; None takes all.
         trust_code: Whether the model may use code from outside medseg.
@@ -95,7 +98,8 @@ def infer(
     _refuse_scans_in(out, inputs, cases)
     make_folder(out)
     sweep(out)
-    segmenter = Segmenter(model, model.infer)
+    is_watched = save_uncertainty or model.trust is not None
+    segmenter = Segmenter(model, model.infer, tells_disagreement=is_watched and count_members(model) > 1)
     foresee = Foresight(segmenter, memory_gb, tell) if memory_gb or tell else None
     with progress.track("infer", len(cases)) as advance:
         for case in cases:
@@ -104,6 +108,7 @@ def infer(
                 case,
                 out,
                 save_probabilities=save_probabilities,
+                save_uncertainty=save_uncertainty,
                 formats=tuple(formats),
                 repairs=(wanted or Wanted()).settings,
                 foresee=foresee,
@@ -151,6 +156,7 @@ def infer_case(
     out: Path,
     *,
     save_probabilities: bool,
+    save_uncertainty: bool = False,
     formats: tuple[str, ...] = ("nifti",),
     repairs: Mapping[str, Any] | None = None,
     foresee: Foresight | None = None,
@@ -162,13 +168,18 @@ def infer_case(
         case: The scan.
         out: OUT.
         save_probabilities: Whether to write OUT/<id>_prob.nii.gz too.
+        save_uncertainty: Whether to write the maps of entropy and, of several members, disagreement too.
         formats: Of `outputs.FORMATS`.
         repairs: `Wanted.settings` that a DICOM scan was read with.
         foresee: Chooses the way by a forecast of the memory; None: the fastest way.
     """
     started = time.perf_counter()
     try:
-        outputs, identity = _plan_case(segmenter.model, case, save_probabilities, formats, repairs or {})
+        settings = {
+            "probabilities": save_probabilities,
+            **({"uncertainty": True} if save_uncertainty else {}),
+        }
+        outputs, identity = _plan_case(segmenter.model, case, formats, settings, repairs or {})
         result = _segment_case(segmenter, case, out, outputs, identity, foresee)
     except ResourceError as error:
         result = CaseResult.of_error(case.id, error, "failed")
@@ -190,15 +201,17 @@ def infer_case(
 def _plan_case(
     model: TrainedModel,
     case: Case,
-    save_probabilities: bool,
     formats: tuple[str, ...],
+    settings: Mapping[str, bool],
     repairs: Mapping[str, Any],
 ) -> tuple[Outputs, dict[str, Any]]:
     """Return what to write of a case, and what decides the outputs' bits."""
     if not case.images:
         load_image(case, len(model.data.channels))  # says what is missing
-    outputs = plan_outputs(case, formats, save_probabilities)
-    return outputs, _identify(case, model, save_probabilities, repairs)
+    maps = [*UNCERTAINTY] if count_members(model) > 1 else ["entropy"]
+    wanted = maps if settings.get("uncertainty") else ()
+    outputs = plan_outputs(case, formats, settings["probabilities"], wanted)
+    return outputs, _identify(case, model, settings, repairs)
 
 
 def _segment_case(
@@ -211,27 +224,39 @@ def _segment_case(
 ) -> CaseResult:
     model = segmenter.model
     if is_done(out, case.id, outputs.names, identity):
-        return CaseResult(case.id, "skipped", outputs=outputs.names)
+        trust = read_if_whole(out / f"{case.id}.json").get("trust")
+        return CaseResult(case.id, "skipped", outputs=outputs.names, trust=trust)
     way = foresee(case).way if foresee else segmenter.way
     notes: set[str] = set()
     # Not bound to a name: the scan as stored is not needed once it is preprocessed.
     array, placement = model.preprocess(load_image(case, len(model.data.channels), notes))
     require_unchanged(case, identity["input_sha256"])
+    watch = Watch(model, array, placement, with_maps=bool(outputs.maps))
     with _open_probabilities(out, outputs, case, model) as sink:
-        slabs = segmenter.stream(array, way=way, folder=out)
-        labels, _ = segmenter.segment(array, placement, sink=sink, slabs=slabs)
+        labels, _ = segmenter.segment(
+            array,
+            placement,
+            sink=sink,
+            observers=[watch.observe] if model.trust or outputs.maps else [],
+            slabs=segmenter.stream(array, way=way, folder=out),
+        )
     warnings = [*case.warnings, *tell_notes(notes), *outputs.warnings]
     if not labels.array.any():
         warnings.append(("MASK_EMPTY", "no voxel was segmented"))
     write_objects(out, outputs, labels, case.images[0], model)
+    maps = watch.maps.restore(placement) if watch.maps else {}
+    for kind, name in outputs.maps.items():
+        write_probabilities(out / name, maps[kind][..., None], case.images[0])
     if outputs.mask:
         write_mask(out / outputs.mask, labels, like=case.images[0])
     made, volumes = hash_outputs(out, outputs.names), measure_labels(labels, model.data)
     sidecar = out / f"{case.id}.json"
     grid, scan = labels.geometry, case.images[0]  # the one whose grid the mask has
-    about = {} if isinstance(scan, Path) else {"scan": describe_scan(scan, grid.shape[2])}
+    about: dict[str, Any] = {"trust": (trust := watch.judge())}
+    if not isinstance(scan, Path):
+        about["scan"] = describe_scan(scan, grid.shape[2])
     write_sidecar(sidecar, identity, grid, outputs=made, labels=volumes, warnings=warnings, **about)
-    return CaseResult(case.id, "done", warnings=warnings, outputs=outputs.names)
+    return CaseResult(case.id, "done", warnings=warnings, outputs=outputs.names, trust=trust)
 
 
 @contextmanager
@@ -249,7 +274,7 @@ def _open_probabilities(
 
 
 def _identify(
-    case: Case, model: TrainedModel, save_probabilities: bool, repairs: Mapping[str, Any]
+    case: Case, model: TrainedModel, settings: Mapping[str, bool], repairs: Mapping[str, Any]
 ) -> dict[str, Any]:
     is_dicom = not isinstance(case.images[0], Path)
     return {
@@ -257,7 +282,7 @@ def _identify(
         "model_sha256": model.sha256,
         "settings": {
             **model.infer.model_dump(mode="json"),
-            "probabilities": save_probabilities,
+            **settings,
             **(repairs if is_dicom else {}),
         },
         "versions": find_versions("torch", "numpy", *(["pydicom"] if is_dicom else [])),

@@ -10,10 +10,11 @@ from medseg import __version__
 from medseg.config import Config
 from medseg.config.layers import dump
 from medseg.core.files import read_json, sha256_of
-from medseg.inference.model import save_model
+from medseg.inference.model import TRUST, save_model
 from medseg.tracking.card import Card, write_card
 from medseg.workflows.postprocess_choice import read_notes, recall_infer
 from medseg.workflows.run_folder import RunFolder
+from medseg.workflows.trust import note_trust, recall_trust
 
 
 def export_weights(config: Config, run: RunFolder, fold: int, weights: Mapping[str, Tensor]) -> None:
@@ -59,11 +60,13 @@ def write_model(
             **_list_starts(run),
         },
         data_note=config.licence,
-        notes=read_notes(run),
+        notes=[*read_notes(run), *note_trust(run)],
     )
     # Ids of a fixed test set stay in the run; a model folder holds none.
     shared = config.model_copy(update={"split": config.split.model_copy(update={"test_ids": ()})})
     texts = {"config.yaml": dump(shared), "MODEL_CARD.md": write_card(card)}
+    if (trust := recall_trust(run)) is not None:
+        texts[TRUST] = trust
     save_model(run.model, description, plan, weights, texts)
 
 

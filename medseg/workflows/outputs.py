@@ -1,4 +1,4 @@
-"""What infer writes of a case: mask, DICOM objects, probabilities, and the sidecar that vouches for them."""
+"""What infer writes of a case: mask, DICOM objects, maps, and the sidecar that vouches for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("nifti", *OBJECTS)
 PROBABILITIES = "_prob.nii.gz"
-SUFFIXES = (".nii.gz", ".png", PROBABILITIES, *OBJECTS.values(), ".json")
+UNCERTAINTY = {"entropy": "_entropy.nii.gz", "disagreement": "_disagreement.nii.gz"}
+SUFFIXES = (".nii.gz", ".png", PROBABILITIES, *UNCERTAINTY.values(), *OBJECTS.values(), ".json")
 """Of all that infer may write of a case; the sidecar comes last."""
 
 
@@ -31,6 +32,7 @@ class Outputs:
     Args:
         mask: NIfTI, or PNG of a picture; None where it is not asked for.
         objects: Format -> file name of what only DICOM scans can have.
+        maps: Kind of uncertainty -> file name.
         warnings: (code, message) of what was asked for and cannot be.
     """
 
@@ -38,12 +40,14 @@ class Outputs:
     mask: str | None
     probabilities: str | None = None
     objects: dict[str, str] = field(default_factory=dict)
+    maps: dict[str, str] = field(default_factory=dict)
     warnings: tuple[tuple[str, str], ...] = ()
 
     @property
     def names(self) -> list[str]:
         """All of them."""
         names = [self.mask, *self.objects.values(), f"{self.case_id}.json", self.probabilities]
+        names += self.maps.values()
         return [name for name in names if name]
 
     def clear(self, out: Path) -> None:
@@ -53,12 +57,20 @@ class Outputs:
         """
         (out / f"{self.case_id}.json").unlink(missing_ok=True)
         for name in (f"{self.case_id}{suffix}" for suffix in SUFFIXES):
-            if name not in self.names or name == self.probabilities:
+            if name not in self.names or name in (self.probabilities, *self.maps.values()):
                 (out / name).unlink(missing_ok=True)
 
 
-def plan_outputs(case: Case, formats: Sequence[str], save_probabilities: bool) -> Outputs:
+def plan_outputs(
+    case: Case, formats: Sequence[str], save_probabilities: bool, uncertainty: Sequence[str] = ()
+) -> Outputs:
     """Decide what can be written of a case.
+
+    Args:
+        case: The scan.
+        formats: Of `FORMATS`.
+        save_probabilities: Whether they are asked for.
+        uncertainty: The maps of `UNCERTAINTY` that are asked for.
 
     Raises:
         FormatError: FORMAT_NEEDS_DICOM: nothing that was asked for.
@@ -76,11 +88,15 @@ def plan_outputs(case: Case, formats: Sequence[str], save_probabilities: bool) -
     if save_probabilities and suffix == ".png":
         warnings.append(("NO_PROBABILITIES", "a picture cannot hold probabilities; none were written"))
         save_probabilities = False
+    if uncertainty and suffix == ".png":
+        warnings.append(("NO_UNCERTAINTY", "a picture cannot hold maps of uncertainty; none were written"))
+        uncertainty = ()
     return Outputs(
         case.id,
         mask=f"{case.id}{suffix}" if "nifti" in formats else None,
         probabilities=f"{case.id}{PROBABILITIES}" if save_probabilities else None,
         objects=objects,
+        maps={name: f"{case.id}{UNCERTAINTY[name]}" for name in uncertainty},
         warnings=tuple(warnings),
     )
 

@@ -90,7 +90,7 @@ def _choose(
     progress: Progress,
 ) -> dict[str, Any]:
     """Return the content of postprocess.json; it names no case."""
-    parts, note = _assign_parts(run, list(pairs), patients)
+    parts, note = assign_parts(run, list(pairs), patients)
     outcomes = _measure(config, pairs, progress)
     choices: dict[int, Choice] = {}
     for label in config.data.labels:
@@ -109,7 +109,7 @@ def _choose(
     }
 
 
-def _assign_parts(
+def assign_parts(
     run: RunFolder, names: Sequence[str], patients: Mapping[str, str]
 ) -> tuple[dict[str, int], str]:
     """Return the part of each case, its fold or a group of one fold's patients, and that in words."""

@@ -14,12 +14,19 @@ from medseg.workflows.infer import measure_labels, write_mask
 from medseg.workflows.progress import Progress
 from medseg.workflows.run_folder import RunFolder
 from medseg.workflows.sidecar import find_versions, hash_outputs, is_done, write_sidecar
+from medseg.workflows.trust import RECORD, Recorder
 
 
 def predict_stored(
-    segmenter: Segmenter, run: RunFolder, cases: Sequence[StoredCase], part: str, *, progress: Progress
+    segmenter: Segmenter,
+    run: RunFolder,
+    cases: Sequence[StoredCase],
+    part: str,
+    *,
+    progress: Progress,
+    is_recorded: bool = True,
 ) -> None:
-    """Write RUN/predictions/<part>/<id>.nii.gz (or .png) and a sidecar for every case.
+    """Write RUN/predictions/<part>/<id>.nii.gz (or .png), a record and a sidecar for every case.
 
     Args:
         segmenter: With the networks that have not seen the cases.
@@ -27,6 +34,7 @@ def predict_stored(
         cases: From its store.
         part: "fold_K" or "test".
         progress: Told after each case.
+        is_recorded: Whether to write <id>_trust.safetensors, which trust is learnt from.
     """
     out = make_folder(run.predictions(part))
     model = segmenter.model
@@ -39,10 +47,16 @@ def predict_stored(
                 "settings": segmenter.settings.model_dump(mode="json"),
                 "versions": find_versions("torch", "numpy"),
             }
-            if not is_done(out, case.id, [mask], identity):
-                labels, _ = segmenter.segment(np.asarray(case.image[:]), case.placement)
+            names = [mask, f"{case.id}{RECORD}"] if is_recorded else [mask]
+            if not is_done(out, case.id, names, identity):
+                image = np.asarray(case.image[:])
+                recorder = Recorder(model, case, image) if is_recorded else None
+                observers = [recorder.observe] if recorder else []
+                labels, _ = segmenter.segment(image, case.placement, observers=observers)
                 sidecar.unlink(missing_ok=True)  # it vouches for the mask, and a kill may come in between
                 write_mask(out / mask, labels, like=case.reference)
-                made, volumes = hash_outputs(out, [mask]), measure_labels(labels, model.data)
+                if recorder:
+                    recorder.write(out / names[1])
+                made, volumes = hash_outputs(out, names), measure_labels(labels, model.data)
                 write_sidecar(sidecar, identity, labels.geometry, outputs=made, labels=volumes, warnings=[])
             advance(case.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ class CaseResult:
     warnings: Sequence[tuple[str, str]] = ()
     outputs: Sequence[str] = ()
     seconds: float = 0.0
+    trust: Mapping[str, Any] | None = None  # the sidecar's; None until calibrated
 
     @classmethod
     def of_error(cls, case_id: str, error: MedsegError, status: Status = "rejected") -> CaseResult:
@@ -46,6 +47,7 @@ class CaseResult:
             "warnings": [{"code": code, "message": message} for code, message in self.warnings],
             "outputs": list(self.outputs),
             "seconds": round(self.seconds, 3),
+            **({"trust": {key: self.trust[key] for key in ("look", "reasons")}} if self.trust else {}),
         }
 
 

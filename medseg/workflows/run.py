@@ -35,6 +35,7 @@ from medseg.workflows.progress import Progress
 from medseg.workflows.report import Report
 from medseg.workflows.run_folder import RunFolder
 from medseg.workflows.train import select_all, train_fold
+from medseg.workflows.trust import settle_trust
 
 Pairs = dict[str, tuple[Path, Path]]
 UNTRACKED: Any = {"summary": True, "licence": True, "expected": True, "split": {"test_ids"}}
@@ -157,6 +158,7 @@ def score(config: Config, folder: RunFolder, *, progress: Progress, report: Repo
     found = evaluate_pairs(config, folder.evaluation, pairs, progress=progress, report=report)
     comparable = {case.case_id: pairs[case.case_id] for case in found}
     infer = settle_infer(config, folder, comparable, progress=progress, report=report)
+    settle_trust(config, folder, found, progress=progress, report=report)
     if splits.test:
         segmenter = Segmenter(load_model(folder.model, device, trust_code=True), infer)
         pairs = predict_part(segmenter, folder, splits.test, "test", progress=progress)
@@ -170,7 +172,8 @@ def predict_part(
 ) -> Pairs:
     """Predict stored cases and return their (reference, predicted) files by id."""
     cases = [folder.case(name) for name in names]
-    predict_stored(segmenter, folder, cases, part, progress=progress)
+    is_recorded = part != "test" and segmenter.model.data.ignore_label is None
+    predict_stored(segmenter, folder, cases, part, progress=progress, is_recorded=is_recorded)
     return {case.id: (case.reference, predicted_file(folder, part, case.id)) for case in cases}
 
 
@@ -216,6 +219,9 @@ def track_results(
     for _, row in scores:
         numbers = _numbers(row).items()
         tracker.log_metrics({f"whole_cases/{row['name']}/{name}": value for name, value in numbers})
+    tracker.log_metrics(
+        {f"trust/{name}": value for name, value in _numbers(report.extra.get("trust", {})).items()}
+    )
     tracker.log_table(rows(cases), "cases.json")
     for name in ("config.yaml", "plan.json", "MODEL_CARD.md"):
         tracker.log_artifact(folder.model / name)  # the model's copies name no case

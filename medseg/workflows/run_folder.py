@@ -3,7 +3,7 @@
 RUN/config.yaml plan.json splits.json    RUN/check/{cases.csv,report.json}    RUN/store/
 RUN/fold_K/{checkpoint.pt,history.csv}   RUN/predictions/fold_K/<id>.nii.gz
 RUN/evaluation/{cases.csv,metrics.json}  RUN/report.json                      RUN/model/
-RUN/postprocess.json
+RUN/postprocess.json RUN/trust.json          RUN/predictions/fold_K/<id>_trust.safetensors
 """
 
 from __future__ import annotations

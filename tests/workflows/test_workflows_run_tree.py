@@ -16,6 +16,8 @@ LABEL_KEYS = {"name", "dice", "iou", "hd95_mm", "nsd", "volume_error_ml", "n", "
     "n_spurious",
 }
 
+SUFFIXES = (".nii.gz", ".json", "_trust.safetensors")
+
 
 @pytest.fixture(scope="module")
 def held_out(tiny_run: Path) -> list[str]:
@@ -37,7 +39,7 @@ def test_the_tree_is_the_documented_one(tiny_run: Path, held_out: list[str]):
             for file in ("image.b2nd", "label.b2nd", "reference.nii.gz", "case.json")
         ),
         *("fold_0/checkpoint.pt", "fold_0/history.csv", "fold_0/engine.json"),
-        *(f"predictions/fold_0/{name}{suffix}" for name in held_out for suffix in (".nii.gz", ".json")),
+        *(f"predictions/fold_0/{name}{suffix}" for name in held_out for suffix in SUFFIXES),
         *("evaluation/cases.csv", "evaluation/metrics.json"),
         *(f"evaluation/overlays/{rank}.png" for rank in ("best", "median", "worst")),
         *(f"model/{name}" for name in ("model.json", "config.yaml", "plan.json", "MODEL_CARD.md")),
