@@ -53,7 +53,7 @@ def test_the_fastest_way_that_fits_is_taken(segmenter: Segmenter, monkeypatch: p
     monkeypatch.setattr(segmenter, "way", Way(4))
     whole = forecast(segmenter, JOB, Way(4), windows_mb).peak_mb
     assert choose_way(segmenter, JOB, None, windows_mb).way == Way(4)
-    assert choose_way(segmenter, JOB, whole - 150, windows_mb).way == Way(2)
+    assert choose_way(segmenter, JOB, whole - 90, windows_mb).way == Way(2)
 
 
 def test_a_case_that_no_way_fits_is_refused_with_numbers(segmenter: Segmenter):
