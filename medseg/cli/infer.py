@@ -50,6 +50,12 @@ def infer(
         bool, typer.Option("--save-probabilities", help="Also write ID_prob.nii.gz.")
     ] = False,
     device: o.Device = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            "--backend", help="torch, openvino, onnxruntime, or auto: the fastest for one window, measured."
+        ),
+    ] = "torch",
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads.", show_default=False)
     ] = None,
@@ -91,6 +97,7 @@ def infer(
             formats=parse_names(format_, FORMATS),
             save_probabilities=save_probabilities,
             device=device or "auto",
+            backend=backend,
             threads=threads,
             trust_code=trust_code,
         )

@@ -6,7 +6,7 @@ and sees (B, C, I, J).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 
 import torch
@@ -22,7 +22,7 @@ CUDA_WINDOWS = 8
 
 
 def predict_logits(
-    networks: Sequence[nn.Module],
+    networks: Sequence[Callable[[Tensor], Tensor]],
     image_CIJK: Tensor,
     patch: tuple[int, int, int],
     *,
@@ -75,7 +75,9 @@ def _chunks(windows: Sequence[Window], size: int) -> Iterator[Sequence[Window]]:
         yield windows[start : start + size]
 
 
-def _average(networks: Sequence[nn.Module], stack: Tensor, dims: int, mirror_axes: Sequence[int]) -> Tensor:
+def _average(
+    networks: Sequence[Callable[[Tensor], Tensor]], stack: Tensor, dims: int, mirror_axes: Sequence[int]
+) -> Tensor:
     flips = [axes for count in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, count)]
     total: Tensor | None = None
     for network in networks:
@@ -88,11 +90,11 @@ def _average(networks: Sequence[nn.Module], stack: Tensor, dims: int, mirror_axe
     return total / (len(networks) * len(flips))
 
 
-def forward(network: nn.Module, image_BCIJK: Tensor, dims: int) -> Tensor:
+def forward(network: Callable[[Tensor], Tensor], image_BCIJK: Tensor, dims: int) -> Tensor:
     """Run a 2D or 3D network on (B, C, I, J, K) windows; 2D networks need K = 1."""
     if dims == 2:
-        return network(image_BCIJK.squeeze(-1)).float().unsqueeze(-1)  # type: ignore[no-any-return]
-    return network(image_BCIJK).float()  # type: ignore[no-any-return]
+        return network(image_BCIJK.squeeze(-1)).float().unsqueeze(-1)
+    return network(image_BCIJK).float()
 
 
 def choose_window_batch(network: nn.Module, in_channels: int, patch: tuple[int, int, int], dims: int) -> int:

@@ -13,8 +13,9 @@ from medseg.core.select import select
 from medseg.core.volume import Labels
 from medseg.data.loading import region_paints, to_stored
 from medseg.data.preprocess import Placement
+from medseg.inference.backends.choose import choose_backend
 from medseg.inference.model import TrainedModel
-from medseg.inference.predict import choose_window_batch, predict_logits
+from medseg.inference.predict import predict_logits
 from medseg.inference.restore import (
     restore_classes,
     restore_probabilities,
@@ -26,15 +27,25 @@ from medseg.postprocess import POSTPROCESS, apply
 
 
 class Segmenter:
-    """A model ready for many cases; what can be decided once is decided once."""
+    """A model ready for many cases; what can be decided once is decided once.
 
-    def __init__(self, model: TrainedModel, settings: Infer) -> None:
+    Args:
+        model: Its networks' device is where they run.
+        settings: How it is applied.
+        backend: "auto" or a name of `BACKENDS`; see `choose_backend`.
+        n_windows: That each network will see, where known: then "auto" weighs the time of conversions.
+    """
+
+    def __init__(
+        self, model: TrainedModel, settings: Infer, *, backend: str = "torch", n_windows: int | None = None
+    ) -> None:
         self.model = model
         self.settings = settings
         self.device = next(model.networks[0].parameters()).device
         plan = model.plan
-        channels = len(model.data.channels)
-        self._window_batch = choose_window_batch(model.networks[0], channels, plan.patch, plan.dims)
+        self.decision, self.members = choose_backend(
+            backend, model.networks, len(model.data.channels), plan.patch, plan.dims, n_windows=n_windows
+        )
         # Steps name labels by their stored values, and run on stored values.
         self._steps = [
             select("post-processing step", POSTPROCESS, step.name, step.options)
@@ -45,11 +56,12 @@ class Segmenter:
         """Return (outputs, I, J, K) logits on the preprocessed grid."""
         plan = self.model.plan
         image = torch.from_numpy(image_CIJK.astype(np.float32)).to(self.device)
-        run = partial(predict_logits, self.model.networks, image, plan.patch, dims=plan.dims)
+        # Members take windows of all five axes: those of 2D networks are flattened inside.
+        run = partial(predict_logits, self.members, image, plan.patch, dims=3)
         logits = run(
             overlap=self.settings.overlap,
             mirror_axes=plan.mirror_axes if self.settings.mirror else (),
-            window_batch=self._window_batch,
+            window_batch=self.decision.chosen.window_batch,
         )
         result: NDArray[np.float32] = logits.cpu().numpy()
         return result

@@ -22,6 +22,7 @@ from medseg.data.loading import load_image, tell_notes
 from medseg.data.preprocess import preprocess_image
 from medseg.data.settings import Data
 from medseg.data.studies import Wanted
+from medseg.inference.backends.choose import AUTO, Decision
 from medseg.inference.model import TrainedModel, load_model
 from medseg.inference.network import choose_device
 from medseg.inference.segment import Segmenter
@@ -56,6 +57,7 @@ def infer(
     formats: Sequence[str] = ("nifti",),
     save_probabilities: bool = False,
     device: str = "auto",
+    backend: str = "torch",
     threads: int | None = None,
     trust_code: bool = False,
 ) -> TrainedModel:
@@ -73,6 +75,7 @@ def infer(
         formats: Of `outputs.FORMATS`.
         save_probabilities: Whether to write OUT/<id>_prob.nii.gz too.
         device: auto, cpu or cuda.
+        backend: auto, torch, openvino or onnxruntime.
         threads: Of the CPU; None takes all.
         trust_code: Whether the model may use code from outside medseg.
 
@@ -89,7 +92,9 @@ def infer(
     _refuse_scans_in(out, inputs, cases)
     make_folder(out)
     sweep(out)
-    segmenter = Segmenter(model, model.infer)
+    segmenter = Segmenter(model, model.infer, backend=backend)
+    if backend == AUTO:
+        progress.say(segmenter.decision.describe())
     with progress.track("infer", len(cases)) as advance:
         for case in cases:
             result = infer_case(
@@ -145,7 +150,7 @@ def infer_case(
     """
     started = time.perf_counter()
     try:
-        outputs, identity = _plan_case(segmenter.model, case, save_probabilities, formats, repairs or {})
+        outputs, identity = _plan_case(segmenter, case, save_probabilities, formats, repairs or {})
         result = _segment_case(segmenter, case, out, outputs, identity)
     except DataError as error:
         result = CaseResult.of_error(case.id, error)
@@ -163,7 +168,7 @@ def infer_case(
 
 
 def _plan_case(
-    model: TrainedModel,
+    segmenter: Segmenter,
     case: Case,
     save_probabilities: bool,
     formats: tuple[str, ...],
@@ -171,9 +176,10 @@ def _plan_case(
 ) -> tuple[Outputs, dict[str, Any]]:
     """Return what to write of a case, and what decides the outputs' bits."""
     if not case.images:
-        load_image(case, len(model.data.channels))  # says what is missing
+        load_image(case, len(segmenter.model.data.channels))  # says what is missing
     outputs = plan_outputs(case, formats, save_probabilities)
-    return outputs, _identify(case, model, save_probabilities, repairs)
+    settings = {"probabilities": save_probabilities, **({} if isinstance(case.images[0], Path) else repairs)}
+    return outputs, _identify(case, segmenter.model, segmenter.decision, settings)
 
 
 def _segment_case(
@@ -201,24 +207,25 @@ def _segment_case(
     made, volumes = hash_outputs(out, outputs.names), measure_labels(labels, model.data)
     sidecar = out / f"{case.id}.json"
     grid, scan = labels.geometry, case.images[0]  # the one whose grid the mask has
-    about = {} if isinstance(scan, Path) else {"scan": describe_scan(scan, grid.shape[2])}
+    about: dict[str, Any] = {} if isinstance(scan, Path) else {"scan": describe_scan(scan, grid.shape[2])}
+    if segmenter.decision.asked == AUTO:
+        about["backend"] = segmenter.decision.chosen.backend
     write_sidecar(sidecar, identity, grid, outputs=made, labels=volumes, warnings=warnings, **about)
     return CaseResult(case.id, "done", warnings=warnings, outputs=outputs.names)
 
 
 def _identify(
-    case: Case, model: TrainedModel, save_probabilities: bool, repairs: Mapping[str, Any]
+    case: Case, model: TrainedModel, decision: Decision, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    is_dicom = not isinstance(case.images[0], Path)
+    """Return what decides the outputs' bits; of the backend what was asked: "auto" is timing."""
+    packages = ["torch", "numpy", *([] if isinstance(case.images[0], Path) else ["pydicom"])]
+    if decision.asked not in {AUTO, "torch"}:
+        packages.append(decision.asked)
     return {
         "input_sha256": hash_files(case)[0],
         "model_sha256": model.sha256,
-        "settings": {
-            **model.infer.model_dump(mode="json"),
-            "probabilities": save_probabilities,
-            **(repairs if is_dicom else {}),
-        },
-        "versions": find_versions("torch", "numpy", *(["pydicom"] if is_dicom else [])),
+        "settings": {**model.infer.model_dump(mode="json"), "backend": decision.asked, **settings},
+        "versions": find_versions(*packages),
     }
 
 
