@@ -42,6 +42,7 @@ class Refuse:
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Refuse())
 sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -65,7 +66,7 @@ def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "DIR"
     result = medseg("export", "-m", tiny_run, "--to", "onnx", "-o", out, "--json")
     assert result.exit_code == 0, result.stderr
-    assert [case["status"] for case in document(result)["cases"]] == ["done", "done"]
+    assert [case["status"] for case in document(result)["cases"]] == ["done"]
     return out
 
 
@@ -128,7 +129,7 @@ def test_the_runner_imports_only_what_it_says(exported: Path):
 def test_what_is_exported_already_is_left_alone(exported: Path, tiny_run: Path):
     before = hashes(exported)
     result = medseg("export", "-m", tiny_run, "--to", "onnx", "-o", exported, "--json")
-    assert [case["status"] for case in document(result)["cases"]] == ["skipped", "skipped"]
+    assert [case["status"] for case in document(result)["cases"]] == ["skipped"]
     assert hashes(exported) == before
 
 
@@ -184,7 +185,7 @@ def test_channels_mirroring_folds_and_regions_are_those_of_the_segmenter(dims: i
     pipeline = json.loads(json.dumps(describe_pipeline(model, ["a", "b"])))
     found = main.segment(array, volume.geometry.affine.copy(), pipeline, networks)
     assert (found == labels.array).mean() > 0.9999 and len(np.unique(found)) > 1
-    assert found.dtype == np.uint16
+    assert found.dtype == (np.uint16 if found.max() > 255 else np.uint8)
 
 
 def test_a_step_that_the_runner_lacks_is_named():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import combinations, product
 from pathlib import Path
@@ -34,7 +35,9 @@ def load_network(path: Path, threads: int) -> Network:
     import torch
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    module: Any = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it tells of its successor
+        module: Any = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
     return torch.inference_mode()(lambda window: module(torch.from_numpy(window)).numpy())
 
 
