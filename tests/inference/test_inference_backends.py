@@ -111,6 +111,14 @@ def test_a_compiled_network_is_taken(monkeypatch: pytest.MonkeyPatch):
     assert torch.allclose(run(window), plain(window) + 1, atol=1e-2)
 
 
+def test_off_the_cpu_a_network_is_compiled_only_if_asked(monkeypatch: pytest.MonkeyPatch):
+    tried: list[int] = []
+    monkeypatch.setattr(torch_room, "compile_or_not", lambda *_: tried.append(1))
+    for compiles in (False, True):
+        BACKENDS["torch"](nn.Conv3d(2, 3, 1, device="meta"), 2, (4, 4, 4), 3, compiles=compiles)
+        assert len(tried) == int(compiles)
+
+
 def refuse(network: nn.Module, text: str) -> None:
     raise RuntimeError(text)
 
@@ -149,12 +157,13 @@ class Bench:
 
         def run(image: Tensor) -> Tensor:
             self.now += seconds * len(image) * (0.75 if name == "torch" and len(image) == 2 else 1.0)
+            self.now -= seconds * len(image) / 2 if compiles else 0.0
             return image
 
         return run
 
-    def choose(self, asked: str = "auto", n: int = 1, **options):
-        networks = [nn.Conv3d(2, 3, 1) for _ in range(n)]
+    def choose(self, asked: str = "auto", n: int = 1, device: str = "cpu", **options):
+        networks = [nn.Conv3d(2, 3, 1, device=device) for _ in range(n)]
         return choose_backend(asked, networks, 2, (8, 8, 8), 3, clock=lambda: self.now, **options)
 
 
@@ -213,6 +222,13 @@ def test_a_slow_candidate_is_measured_once(monkeypatch: pytest.MonkeyPatch):
     decision, _ = bench.choose()
     # Three windows of torch alone, three pairs, and one window of what is slow.
     assert bench.now == pytest.approx(3 * 1.0 + 3 * 1.5 + 50.0) and decision.chosen.window_batch == 2
+
+
+def test_on_a_gpu_compiling_is_tried_where_the_work_is_long(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    bench = Bench(monkeypatch, torch=1.0, openvino=0.1)
+    for work, name in ((None, "torch x8"), (999, "torch x8"), (1000, "torch compiled x8")):
+        assert bench.choose(device="meta", n_windows=work)[0].chosen.name == name
 
 
 def test_an_unknown_backend_is_refused():

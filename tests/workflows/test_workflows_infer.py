@@ -230,3 +230,25 @@ def test_two_channels_are_not_taken_for_one(tiny_run: Path, tmp_path: Path):
 def test_the_image_itself_is_left_alone(images: Path, masks: Path):
     volume, _ = make_case(0)
     assert np.array_equal(read_volume(images / f"{IDS[0]}.nii.gz").array, volume.array)
+
+
+def test_a_backend_gives_the_same_mask_and_is_named_beside_it(
+    masks: Path, tiny_run: Path, images: Path, tmp_path
+):
+    scan = images / f"{IDS[0]}.nii.gz"
+    assert infer(scan, tiny_run, tmp_path, "--backend", "openvino").exit_code == 0
+    tree = json.loads((tmp_path / f"{IDS[0]}.json").read_text())
+    assert tree["settings"]["backend"] == "openvino" and "openvino" in tree["versions"]
+    mask, other = (read_labels(out / f"{IDS[0]}.nii.gz").array for out in (tmp_path, masks))
+    assert (mask == other).mean() > 0.999
+
+
+def test_what_auto_chose_is_told_and_does_not_decide_what_is_done(
+    tiny_run: Path, images: Path, tmp_path: Path
+):
+    scan = images / f"{IDS[0]}.nii.gz"
+    first = infer(scan, tiny_run, tmp_path, "--backend", "auto", "--json")
+    tree = json.loads((tmp_path / f"{IDS[0]}.json").read_text())
+    assert tree["settings"]["backend"] == "auto" and f"backend {tree['backend']} x" in first.stderr
+    again = infer(scan, tiny_run, tmp_path, "--backend", "auto", "--json")
+    assert [case["status"] for case in document(again)["cases"]] == ["skipped"]
