@@ -4,8 +4,8 @@
 
 light_unet, unet and deeplab_v3_plus in three sizes at the hippocampus patch (or `--patch`), and nnU-Net's
 plain U-Net of 31 M weights at 96^3 (`--big-patch`). Columns: torch with one and with two windows at once,
-OpenVINO, onnxruntime; medians of interleaved repeats, one thread. Then `choose_backend("auto")` decides on its
-own; its choice must be within 10 % of the best column. Classes are compared with torch's.
+OpenVINO, onnxruntime; medians of interleaved repeats, one thread. Then `choose_backend("auto")` decides on
+its own; its choice must be within 10 % of the best column. Classes are compared with torch's.
 
 Exit: 0 targets met, 1 missed, 4 a backend is not installed.
 """

@@ -44,7 +44,13 @@ class Segmenter:
         self.device = next(model.networks[0].parameters()).device
         plan = model.plan
         self.decision, self.members = choose_backend(
-            backend, model.networks, len(model.data.channels), plan.patch, plan.dims, n_windows=n_windows
+            backend,
+            model.networks,
+            len(model.data.channels),
+            plan.patch,
+            plan.dims,
+            threads=torch.get_num_threads(),  # of the process, as `infer --threads` set it
+            n_windows=n_windows,
         )
         # Steps name labels by their stored values, and run on stored values.
         self._steps = [

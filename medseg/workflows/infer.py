@@ -93,6 +93,7 @@ def infer(
     make_folder(out)
     sweep(out)
     segmenter = Segmenter(model, model.infer, backend=backend)
+    report.extra["backend"] = segmenter.decision.to_json()
     if backend == AUTO:
         progress.say(segmenter.decision.describe())
     with progress.track("infer", len(cases)) as advance:

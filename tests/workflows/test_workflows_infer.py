@@ -252,3 +252,6 @@ def test_what_auto_chose_is_told_and_does_not_decide_what_is_done(
     assert tree["settings"]["backend"] == "auto" and f"backend {tree['backend']} x" in first.stderr
     again = infer(scan, tiny_run, tmp_path, "--backend", "auto", "--json")
     assert [case["status"] for case in document(again)["cases"]] == ["skipped"]
+    measured = document(first)["backend"]["candidates"]
+    assert {one["backend"] for one in measured} == {"torch", "openvino", "onnxruntime"}
+    assert all(one["seconds"] > 0 for one in measured)
