@@ -15,6 +15,7 @@ from medseg.cli import (
     dicom,
     doctor,
     evaluate,
+    export,
     infer,
     listing,
     phantom,
@@ -56,6 +57,8 @@ app.command()(run.train)
 app.command()(run.run)
 app.command()(infer.infer)
 app.command()(evaluate.evaluate)
+app.command()(export.export)
+app.command()(export.verify)
 app.command("compare-configs")(compare_configs.compare_configs)
 app.command()(dicom.inspect)
 app.command()(dicom.convert)

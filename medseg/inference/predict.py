@@ -231,11 +231,11 @@ def collect(slabs: Iterator[Slab], shape: Triple) -> Tensor:
     return whole
 
 
-def forward(network: nn.Module, image_BCIJK: Tensor, dims: int) -> Tensor:
+def forward(network: Callable[[Tensor], Tensor], image_BCIJK: Tensor, dims: int) -> Tensor:
     """Run a 2D or 3D network on (B, C, I, J, K) windows; 2D networks need K = 1."""
     if dims == 2:
-        return network(image_BCIJK.squeeze(-1)).float().unsqueeze(-1)  # type: ignore[no-any-return]
-    return network(image_BCIJK).float()  # type: ignore[no-any-return]
+        return network(image_BCIJK.squeeze(-1)).float().unsqueeze(-1)
+    return network(image_BCIJK).float()
 
 
 def choose_window_batch(network: nn.Module, in_channels: int, patch: tuple[int, int, int], dims: int) -> int:

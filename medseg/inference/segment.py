@@ -16,17 +16,11 @@ from medseg.core.select import select
 from medseg.core.volume import Labels
 from medseg.data.loading import region_paints, to_stored
 from medseg.data.preprocess import Placement
+from medseg.inference.backends.choose import choose_backend
 from medseg.inference.export import Exporter, Mask, Probabilities
 from medseg.inference.head import Head, split_head
 from medseg.inference.model import TrainedModel
-from medseg.inference.predict import (
-    Ensemble,
-    Slab,
-    choose_window_batch,
-    collect,
-    forward,
-    stream_logits,
-)
+from medseg.inference.predict import Ensemble, Slab, collect, stream_logits
 from medseg.inference.refine import REFINE, apply_refine
 from medseg.inference.rolling import Rolling
 from medseg.inference.settings import Infer
@@ -45,15 +39,36 @@ class Segmenter:
         model: Its networks are on their device.
         settings: How to apply it.
         tells_disagreement: Whether slabs carry the disagreement of folds and mirrored views.
+        backend: "auto" or a name of `BACKENDS`; see `choose_backend`.
+        n_windows: That each network will see, where known: then "auto" weighs the time of conversions.
     """
 
-    def __init__(self, model: TrainedModel, settings: Infer, *, tells_disagreement: bool = False) -> None:
+    def __init__(
+        self,
+        model: TrainedModel,
+        settings: Infer,
+        *,
+        tells_disagreement: bool = False,
+        backend: str = "torch",
+        n_windows: int | None = None,
+    ) -> None:
         self.model = model
         self.settings = settings
         self.device = next(model.networks[0].parameters()).device
-        plan = model.plan
-        self.way = Way(choose_window_batch(model.networks[0], model.n_inputs, plan.patch, plan.dims))
-        self.ensemble = self._build_ensemble(tells_disagreement)
+        networks, head = (model.networks, None) if tells_disagreement else self._split_head()
+        self.decision, members = choose_backend(
+            backend,
+            networks,
+            model.n_inputs,
+            model.plan.patch,
+            model.plan.dims,
+            threads=torch.get_num_threads(),  # of the process, as `infer --threads` set it
+            n_windows=n_windows,
+        )
+        self.way = Way(self.decision.chosen.window_batch)
+        mirror_axes = model.plan.mirror_axes if settings.mirror else ()
+        activation = _choose_activation(model) if tells_disagreement else None
+        self.ensemble = Ensemble(members, mirror_axes, head, activation, self.device)
         # Steps name labels by their stored values, and run on stored values.
         self._steps = [
             select("post-processing step", POSTPROCESS, step.name, step.options)
@@ -174,26 +189,21 @@ class Segmenter:
         values = (refined.logit() if are_regions else refined.log()).movedim(axis + 1, 1).contiguous()
         yield Slab(axis, 0, values.shape[1], values)
 
-    def _build_ensemble(self, tells_disagreement: bool) -> Ensemble:
-        model, settings = self.model, self.settings
-        networks: Sequence[nn.Module] = model.networks
-        head: Head | None = None
-        if len(networks) == 1 and not tells_disagreement and _may_shrink(networks[0], model.data.n_outputs):
+    def _split_head(self) -> tuple[Sequence[nn.Module], Head | None]:
+        """Return a single network without its last linear layer, and that layer, where this saves memory."""
+        model = self.model
+        n_outputs = model.data.n_outputs
+        if len(model.networks) == 1 and _may_shrink(model.networks[0], n_outputs):
             noise = torch.Generator().manual_seed(0)
             size = (1, model.n_inputs, *model.plan.patch[: model.plan.dims])
-            parts = split_head(networks[0], torch.randn(size, generator=noise).to(self.device))
-            if parts is not None and parts[1].weight.shape[1] < model.data.n_outputs:
-                networks, head = (parts[0],), parts[1]
-        activation = None
-        if tells_disagreement:
-            activation = _share_regions if model.data.regions else partial(torch.softmax, dim=1)
-        return Ensemble(
-            [partial(forward, network, dims=model.plan.dims) for network in networks],
-            model.plan.mirror_axes if settings.mirror else (),
-            head,
-            activation,
-            self.device,
-        )
+            parts = split_head(model.networks[0], torch.randn(size, generator=noise).to(self.device))
+            if parts is not None and parts[1].weight.shape[1] < n_outputs:
+                return (parts[0],), parts[1]
+        return model.networks, None
+
+
+def _choose_activation(model: TrainedModel) -> Callable[[Tensor], Tensor]:
+    return _share_regions if model.data.regions else partial(torch.softmax, dim=1)
 
 
 def _may_shrink(network: nn.Module, n_outputs: int) -> bool:

@@ -22,6 +22,7 @@ from medseg.data.inputs import find_inputs
 from medseg.data.loading import load_image, tell_notes
 from medseg.data.settings import Data
 from medseg.data.studies import Wanted
+from medseg.inference.backends.choose import AUTO, Decision
 from medseg.inference.model import TrainedModel, load_model
 from medseg.inference.network import choose_device
 from medseg.inference.segment import Segmenter
@@ -59,6 +60,7 @@ def infer(
     save_probabilities: bool = False,
     save_uncertainty: bool = False,
     device: str = "auto",
+    backend: str = "torch",
     threads: int | None = None,
     trust_code: bool = False,
     memory_gb: float | None = None,
@@ -79,6 +81,7 @@ def infer(
         save_probabilities: Whether to write OUT/<id>_prob.nii.gz too.
         save_uncertainty: Whether to write OUT/<id>_entropy.nii.gz and OUT/<id>_disagreement.nii.gz too.
         device: auto, cpu or cuda.
+        backend: auto, torch, openvino or onnxruntime.
         threads: Of the CPU; None takes all.
         trust_code: Whether the model may use code from outside medseg.
         memory_gb: What a case may take; slower ways are chosen to keep within it.
@@ -99,7 +102,11 @@ def infer(
     make_folder(out)
     sweep(out)
     is_watched = save_uncertainty or model.trust is not None
-    segmenter = Segmenter(model, model.infer, tells_disagreement=is_watched and count_members(model) > 1)
+    tells_disagreement = is_watched and count_members(model) > 1
+    segmenter = Segmenter(model, model.infer, tells_disagreement=tells_disagreement, backend=backend)
+    report.extra["backend"] = segmenter.decision.to_json()
+    if backend == AUTO:
+        progress.say(segmenter.decision.describe())
     foresee = Foresight(segmenter, memory_gb, tell) if memory_gb or tell else None
     with progress.track("infer", len(cases)) as advance:
         for case in cases:
@@ -179,7 +186,7 @@ def infer_case(
             "probabilities": save_probabilities,
             **({"uncertainty": True} if save_uncertainty else {}),
         }
-        outputs, identity = _plan_case(segmenter.model, case, formats, settings, repairs or {})
+        outputs, identity = _plan_case(segmenter, case, formats, settings, repairs or {})
         result = _segment_case(segmenter, case, out, outputs, identity, foresee)
     except ResourceError as error:
         result = CaseResult.of_error(case.id, error, "failed")
@@ -199,19 +206,21 @@ def infer_case(
 
 
 def _plan_case(
-    model: TrainedModel,
+    segmenter: Segmenter,
     case: Case,
     formats: tuple[str, ...],
-    settings: Mapping[str, bool],
+    settings: Mapping[str, Any],
     repairs: Mapping[str, Any],
 ) -> tuple[Outputs, dict[str, Any]]:
     """Return what to write of a case, and what decides the outputs' bits."""
     if not case.images:
-        load_image(case, len(model.data.channels))  # says what is missing
-    maps = [*UNCERTAINTY] if count_members(model) > 1 else ["entropy"]
+        load_image(case, len(segmenter.model.data.channels))  # says what is missing
+    maps = [*UNCERTAINTY] if count_members(segmenter.model) > 1 else ["entropy"]
     wanted = maps if settings.get("uncertainty") else ()
     outputs = plan_outputs(case, formats, settings["probabilities"], wanted)
-    return outputs, _identify(case, model, settings, repairs)
+    if not isinstance(case.images[0], Path):
+        settings = {**settings, **repairs}
+    return outputs, _identify(case, segmenter.model, segmenter.decision, settings)
 
 
 def _segment_case(
@@ -255,6 +264,8 @@ def _segment_case(
     about: dict[str, Any] = {"trust": (trust := watch.judge())}
     if not isinstance(scan, Path):
         about["scan"] = describe_scan(scan, grid.shape[2])
+    if segmenter.decision.asked == AUTO:
+        about["backend"] = segmenter.decision.chosen.backend
     write_sidecar(sidecar, identity, grid, outputs=made, labels=volumes, warnings=warnings, **about)
     return CaseResult(case.id, "done", warnings=warnings, outputs=outputs.names, trust=trust)
 
@@ -274,18 +285,17 @@ def _open_probabilities(
 
 
 def _identify(
-    case: Case, model: TrainedModel, settings: Mapping[str, bool], repairs: Mapping[str, Any]
+    case: Case, model: TrainedModel, decision: Decision, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    is_dicom = not isinstance(case.images[0], Path)
+    """Return what decides the outputs' bits; of the backend what was asked: "auto" is timing."""
+    packages = ["torch", "numpy", *([] if isinstance(case.images[0], Path) else ["pydicom"])]
+    if decision.asked not in {AUTO, "torch"}:
+        packages.append(decision.asked)
     return {
         "input_sha256": hash_files(case)[0],
         "model_sha256": model.sha256,
-        "settings": {
-            **model.infer.model_dump(mode="json"),
-            **settings,
-            **(repairs if is_dicom else {}),
-        },
-        "versions": find_versions("torch", "numpy", *(["pydicom"] if is_dicom else [])),
+        "settings": {**model.infer.model_dump(mode="json"), "backend": decision.asked, **settings},
+        "versions": find_versions(*packages),
     }
 
 

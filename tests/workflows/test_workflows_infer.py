@@ -247,3 +247,28 @@ def test_what_fits_is_done_and_tells_its_memory(images: Path, tiny_run: Path, tm
     result = infer(images / f"{IDS[0]}.nii.gz", tiny_run, tmp_path / "OUT", "--memory-gb", "64", "-v")
     assert result.exit_code == 0 and "peak " in result.stderr
     assert (tmp_path / "OUT" / f"{IDS[0]}.nii.gz").read_bytes() == (masks / f"{IDS[0]}.nii.gz").read_bytes()
+
+
+def test_a_backend_gives_the_same_mask_and_is_named_beside_it(
+    masks: Path, tiny_run: Path, images: Path, tmp_path
+):
+    scan = images / f"{IDS[0]}.nii.gz"
+    assert infer(scan, tiny_run, tmp_path, "--backend", "openvino").exit_code == 0
+    tree = json.loads((tmp_path / f"{IDS[0]}.json").read_text())
+    assert tree["settings"]["backend"] == "openvino" and "openvino" in tree["versions"]
+    mask, other = (read_labels(out / f"{IDS[0]}.nii.gz").array for out in (tmp_path, masks))
+    assert (mask == other).mean() > 0.999
+
+
+def test_what_auto_chose_is_told_and_does_not_decide_what_is_done(
+    tiny_run: Path, images: Path, tmp_path: Path
+):
+    scan = images / f"{IDS[0]}.nii.gz"
+    first = infer(scan, tiny_run, tmp_path, "--backend", "auto", "--json")
+    tree = json.loads((tmp_path / f"{IDS[0]}.json").read_text())
+    assert tree["settings"]["backend"] == "auto" and f"backend {tree['backend']} x" in first.stderr
+    again = infer(scan, tiny_run, tmp_path, "--backend", "auto", "--json")
+    assert [case["status"] for case in document(again)["cases"]] == ["skipped"]
+    measured = document(first)["backend"]["candidates"]
+    assert {one["backend"] for one in measured} == {"torch", "openvino", "onnxruntime"}
+    assert all(one["seconds"] > 0 for one in measured)
