@@ -40,7 +40,7 @@ class Slab(Protocol):
         """(n, A, B) between members, where it was asked for."""
 
     def plane(self, index: int) -> Tensor:
-        """Return (F, A, B) logits of plane `start + index`; A and B are the other axes, in ascending order."""
+        """Return (F, A, B) logits of plane `start + index`; A and B are the other axes, ascending."""
 
 
 @dataclass(frozen=True, eq=False)
