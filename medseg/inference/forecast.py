@@ -20,13 +20,11 @@ import torch
 
 from medseg.core.errors import ResourceError
 from medseg.core.geometry import Geometry
-from medseg.core.volume import canonical_axes, grid_on_axes
-from medseg.data.preprocess import target_shape
 from medseg.inference.layers import BLOCK
 from medseg.inference.way import Way
 
 if TYPE_CHECKING:
-    from medseg.data.plan import Plan
+    from medseg.inference.model import TrainedModel
     from medseg.inference.segment import Segmenter
 
 WindowsMb = Callable[[int], float]
@@ -44,12 +42,14 @@ class Job:
     Args:
         channels: Of the image.
         voxel_bytes: Of a stored voxel.
+        value_bytes: Of a preprocessed one.
         scan: (3,) voxels as stored.
         grid: (3,) voxels after preprocessing, at most: cropping is not known from a header.
     """
 
     channels: int
     voxel_bytes: int
+    value_bytes: int
     scan: tuple[int, int, int]
     grid: tuple[int, int, int]
 
@@ -83,13 +83,10 @@ class Forecast:
         return f"peak {self.peak_mb:.0f} MB ({named}); {self.way.describe()}"
 
 
-def make_job(geometry: Geometry, plan: Plan, channels: int, voxel_bytes: int) -> Job:
+def make_job(geometry: Geometry, model: TrainedModel, voxel_bytes: int) -> Job:
     """Return the job of a scan of which only the header was read."""
-    canonical = grid_on_axes(geometry, canonical_axes(geometry))
-    spacing = plan.spacing_mm
-    if plan.dims == 2:
-        spacing = (*spacing[:2], canonical.spacing_mm[2])
-    return Job(channels, voxel_bytes, geometry.shape, target_shape(canonical, spacing))
+    value_bytes = 2 if model.prepare is None else 4
+    return Job(model.n_inputs, voxel_bytes, value_bytes, geometry.shape, model.grid_shape(geometry))
 
 
 def forecast(segmenter: Segmenter, job: Job, way: Way, windows_mb: WindowsMb) -> Forecast:
@@ -112,7 +109,7 @@ def forecast(segmenter: Segmenter, job: Job, way: Way, windows_mb: WindowsMb) ->
     late = segmenter.ensemble.head is not None
     parts = {
         "process": read_rss_mb(),
-        "image": 2 * job.channels * grid / MB,
+        "image": job.value_bytes * job.channels * grid / MB,
         "slab buffer": patch_mb if way.in_file else slab,
         "windows": windows_mb(way.window_batch),
         "export": (4 * data.n_outputs * plane * (3 if late else 1) + 4 * block * threads) / MB,

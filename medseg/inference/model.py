@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from numpy.typing import NDArray
@@ -29,18 +29,30 @@ from medseg.core.files import (
     write_json,
     write_text,
 )
+from medseg.core.geometry import Geometry
 from medseg.core.settings import Builder
-from medseg.core.volume import Volume
+from medseg.core.volume import Volume, canonical_axes, grid_on_axes
 from medseg.data.loading import class_values
 from medseg.data.plan import Plan
-from medseg.data.preprocess import Placement, preprocess_image, preprocessing_key
+from medseg.data.preprocess import Placement, preprocess_image, preprocessing_key, target_shape
 from medseg.data.settings import Data
 from medseg.inference.network import build_network
 from medseg.inference.settings import Infer
 from medseg.inference.trust.fit import Trust, load_trust
 
-Prepare = Callable[[Volume], tuple[NDArray[Any], Placement]]
-Blend = Callable[[tuple[int, int, int]], torch.Tensor]  # window -> weights of its voxels
+
+class Prepare(Protocol):
+    """Preprocessing of models of other software."""
+
+    def __call__(self, volume: Volume) -> tuple[NDArray[Any], Placement]:
+        """Return the (C, I, J, K) array that the networks take, and how to get back."""
+
+    def grid_shape(self, geometry: Geometry) -> Triple:
+        """Return the (I, J, K) that a scan will have; cropping, which no header tells of, aside."""
+
+
+Triple = tuple[int, int, int]
+Blend = Callable[[Triple], torch.Tensor]  # window -> weights of its voxels
 
 SCHEMA = 1
 SUMS = "SHA256SUMS"
@@ -73,6 +85,15 @@ class TrainedModel:
         if self.prepare is None:
             return preprocess_image(volume, self.plan)
         return self.prepare(volume)
+
+    def grid_shape(self, geometry: Geometry) -> Triple:
+        """Return the (I, J, K) of a preprocessed scan, at most: cropping is not known from a header."""
+        if self.prepare is not None:
+            return self.prepare.grid_shape(geometry)
+        canonical, spacing_mm = grid_on_axes(geometry, canonical_axes(geometry)), self.plan.spacing_mm
+        if self.plan.dims == 2:
+            spacing_mm = (*spacing_mm[:2], canonical.spacing_mm[2])
+        return target_shape(canonical, spacing_mm)
 
 
 def save_model(

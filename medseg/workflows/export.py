@@ -71,8 +71,9 @@ def export(model_path: Path, to: str, out: Path, *, report: Report, trust_code: 
         CheckpointError: The model is missing or damaged.
     """
     writer = select("format", WRITERS, to)
-    model = load_model(model_path, torch.device("cpu"), trust_code=trust_code)
-    weights = sorted(find_model(model_path).glob("weights_fold_*.safetensors"))
+    folder = find_model(model_path)  # a model of other software has preprocessing that the runner has not
+    model = load_model(folder, torch.device("cpu"), trust_code=trust_code)
+    weights = sorted(folder.glob("weights_fold_*.safetensors"))
     names = [f"{path.stem.replace('weights', 'model')}{SUFFIXES[to]}" for path in weights]
     pipeline = describe_pipeline(model, names)
     if found := read_if_whole(out / "pipeline.json"):
@@ -90,7 +91,7 @@ def export(model_path: Path, to: str, out: Path, *, report: Report, trust_code: 
         report.add(CaseResult(name, "done", outputs=[name]))
     for source in sorted(RUNNER.glob("*.py")):
         write_bytes(out / RUNNER.name / source.name, source.read_bytes())
-    shutil.copyfile(find_model(model_path) / "MODEL_CARD.md", out / "MODEL_CARD.md")
+    shutil.copyfile(folder / "MODEL_CARD.md", out / "MODEL_CARD.md")
     write_text(out / "run.py", RUN)
     write_text(out / "pipeline.json", to_json(pipeline))
     files = sorted(path for path in out.rglob("*") if path.is_file())
@@ -110,6 +111,12 @@ def describe_pipeline(model: TrainedModel, networks: Sequence[str]) -> dict[str,
         raise ConfigError(
             f"the stand-alone runner does not have the step `{strange[0]}`",
             hint=f"it has {', '.join(STEPS)}; leave the others out of infer.postprocess",
+            code="EXPORT_UNSUPPORTED",
+        )
+    if infer.refine:
+        raise ConfigError(
+            "the stand-alone runner refines no probabilities",
+            hint="leave infer.refine empty",
             code="EXPORT_UNSUPPORTED",
         )
     paints = region_paints(data)

@@ -41,7 +41,7 @@ class Foresight:
             raise case.error
         segmenter = self._segmenter
         model, scan = segmenter.model, case.images[0]
-        job = make_job(read_geometry(scan), model.plan, len(model.data.channels), read_voxel_bytes(scan))
+        job = make_job(read_geometry(scan), model, read_voxel_bytes(scan))
         found = choose_way(segmenter, job, self._cap_mb, self._windows_mb)
         if self._tell is not None:
             self._tell(f"{case.id}: {segmenter.plan(job.grid).describe()}")

@@ -98,7 +98,7 @@ def settle_trust(
         path.unlink(missing_ok=True)
         return
     trust = fit_trust(
-        read_witnesses(run, {case.case_id: _list_dice(case, config.data) for case in cases}),
+        read_witnesses(run, {case.case_id: list_dice(case, config.data) for case in cases}),
         list(name_structures(config.data).values()),
         name_features(list(config.data.channels)),
         is_regions=bool(config.data.regions),
@@ -135,7 +135,7 @@ def read_witnesses(run: RunFolder, dice: Mapping[str, NDArray[np.float64]]) -> l
     return found
 
 
-def _list_dice(case: CaseMetrics, data: Data) -> NDArray[np.float64]:
+def list_dice(case: CaseMetrics, data: Data) -> NDArray[np.float64]:
     """Return the Dice of each structure, NaN where neither mask holds it."""
     if data.regions:
         rows = [case.regions[region.name] for region in data.regions]

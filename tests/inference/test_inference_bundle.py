@@ -117,6 +117,13 @@ def test_references_are_followed_and_axes_are_turned(tmp_path: Path):
     assert placement.canonical.orientation == "LPS"
 
 
+def test_the_grid_is_known_from_the_header(tmp_path: Path):
+    scan = make_volume()
+    for name, steps in (("resampled", STEPS), ("as stored", [STEPS[0]])):
+        model = load_model(write_bundle(tmp_path / name, steps=steps), CPU)
+        assert model.grid_shape(scan.geometry) == model.preprocess(scan)[0].shape[1:]
+
+
 def test_lists_and_mappings_of_literals_are_read(tmp_path: Path):
     norm = {"norm": ["instance", {"affine": True}]}
     folder = write_bundle(

@@ -1,5 +1,6 @@
 """Memory told before it is taken, and the ways to take less."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,13 @@ def segmenter(tiny_run: Path) -> Segmenter:
     return Segmenter(model, model.infer)
 
 
-JOB = Job(1, 2, (512, 512, 100), (256, 256, 100))
+JOB = Job(1, 2, 2, (512, 512, 100), (256, 256, 100))
+
+
+@pytest.fixture(autouse=True)
+def steady_process(monkeypatch: pytest.MonkeyPatch):
+    """What other tests left in memory is no part of a forecast here."""
+    monkeypatch.setattr("medseg.inference.forecast.read_rss_mb", lambda: 500.0)
 
 
 def windows_mb(count: int) -> float:
@@ -62,13 +69,13 @@ def test_a_case_that_no_way_fits_is_refused_with_numbers(segmenter: Segmenter):
     assert (caught.value.code, caught.value.exit_code) == ("INFER_MEMORY", 4)
 
 
-def test_a_job_is_told_by_the_header():
-    job = make_job(
-        Geometry.of_spacing((10, 20, 30), (1.0, 1.0, 2.0)), make_plan(spacing_mm=(2.0, 2.0, 2.0)), 1, 2
-    )
+def test_a_job_is_told_by_the_header(segmenter: Segmenter):
+    grid = Geometry.of_spacing((10, 20, 30), (1.0, 1.0, 2.0))
+    model = replace(segmenter.model, plan=make_plan(spacing_mm=(2.0, 2.0, 2.0)))
+    job = make_job(grid, model, 2)
     assert (job.scan, job.grid) == ((10, 20, 30), (5, 10, 30))
-    flat = make_plan(dims=2, patch=(8, 8, 1), spacing_mm=(2.0, 2.0, 9.0))
-    assert make_job(Geometry.of_spacing((10, 20, 30), (1.0, 1.0, 2.0)), flat, 1, 2).grid == (5, 10, 30)
+    flat = replace(model, plan=make_plan(dims=2, patch=(8, 8, 1), spacing_mm=(2.0, 2.0, 9.0)))
+    assert make_job(grid, flat, 2).grid == (5, 10, 30)
 
 
 def test_the_growth_of_the_resident_set_is_seen():

@@ -90,6 +90,15 @@ def test_zeros_around_the_image_are_cut_off_and_remembered():
     assert (placement.start, placement.stop) == ((2, 1, 1), (3, 4, 3))
 
 
+def test_the_grid_is_known_from_the_header_where_nothing_is_cut_off():
+    for preparation in (
+        make_preparation(spacing_mm=(2.0, 3.0, 0.5)),
+        make_preparation(spacing_mm=(3.0, 0.5)),
+    ):
+        volume = make_volume((5, 7, 2))
+        assert preparation.grid_shape(volume.geometry) == preparation(volume)[0].shape[1:]
+
+
 def test_half_voxels_of_a_shape_go_to_the_even_number():
     volume = make_volume((5, 7, 2))
     assert make_preparation(spacing_mm=(3.0, 3.0, 3.0))(volume)[0].shape == (1, 2, 4, 2)  # 3.5 and 2.5

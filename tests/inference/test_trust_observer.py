@@ -64,9 +64,7 @@ def test_promised_dice_is_that_of_probabilities_taken_at_their_word():
 
 
 class Part:
-    def __init__(
-        self, logits: torch.Tensor, axis: int, start: int, stop: int, *, tells: bool = False
-    ) -> None:
+    def __init__(self, logits: torch.Tensor, axis: int, start: int, stop: int, tells: bool = False) -> None:
         self.axis, self.start, self.stop = axis, start, stop
         values = torch.movedim(logits, axis + 1, 1)[:, start:stop]
         self.values, self.disagreement = (values[:-1], values[-1]) if tells else (values, None)

@@ -196,6 +196,14 @@ def test_a_step_that_the_runner_lacks_is_named():
     assert caught.value.code == "EXPORT_UNSUPPORTED"
 
 
+def test_a_model_that_refines_probabilities_is_refused():
+    model = make_model(3)
+    object.__setattr__(model, "infer", Infer(refine=(Builder(name="crf"),)))
+    with pytest.raises(Exception, match="refines no probabilities") as caught:
+        describe_pipeline(model, [])
+    assert caught.value.code == "EXPORT_UNSUPPORTED"
+
+
 # ---- parts of the runner ------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -13,14 +14,16 @@ from medseg.config import Config, Region
 from medseg.core.errors import CheckpointError
 from medseg.inference.model import load_model
 from medseg.inference.segment import Segmenter
+from medseg.inference.trust.fit import load_trust
 from medseg.inference.trust.watch import name_structures
+from medseg.metrics.case import CaseMetrics, LabelMetrics
 from medseg.workflows.model_folder import write_model
 from medseg.workflows.outputs import plan_outputs
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import Report
 from medseg.workflows.run import score
 from medseg.workflows.run_folder import RunFolder
-from medseg.workflows.trust import RECORD, settle_trust
+from medseg.workflows.trust import RECORD, list_dice, settle_trust, word_figures
 from tests.tiny import IDS, document, hashes, medseg
 
 CPU = torch.device("cpu")
@@ -156,3 +159,19 @@ def test_regions_are_structures_by_name(tiny_run: Path):
     regions = (Region(name="all", covers=(1, 2), paints=1), Region(name="core", covers=(2,), paints=2))
     data = config.data.model_copy(update={"regions": regions})
     assert name_structures(data) == {"all": "all", "core": "core"}
+
+
+def test_the_dice_of_regions_is_taken_by_name(tiny_run: Path):
+    data = RunFolder(tiny_run).load_config().data
+    regions = (Region(name="all", covers=(1, 2), paints=1), Region(name="core", covers=(2,), paints=2))
+    rows = {"core": LabelMetrics("core", "both_empty", {"dice": None})}
+    rows["all"] = LabelMetrics("all", "present", {"dice": 0.5})
+    case = CaseMetrics("a", {}, None, None, {}, rows)
+    found = list_dice(case, data.model_copy(update={"regions": regions}))
+    assert found[0] == 0.5 and np.isnan(found[1])
+
+
+def test_without_intervals_only_the_calibration_is_told(calibrated: Path):
+    trust = load_trust(calibrated / "trust.json")
+    bare = replace(trust, figures=replace(trust.figures, volume_coverage=None, ece_after=0.125))
+    assert word_figures(bare).endswith("0.1250 with temperature scaling")

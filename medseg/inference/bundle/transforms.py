@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.core.volume import Axes, Volume, canonical_axes, to_axes
+from medseg.core.geometry import Geometry
+from medseg.core.volume import Axes, Volume, canonical_axes, grid_on_axes, to_axes
 from medseg.data.preprocess import Placement, target_shape
 from medseg.data.resample import resample_image
 from medseg.inference.bundle.config import Tree, read_literal, refuse, target_of
@@ -35,6 +36,10 @@ class Spacing:
     pixdim: tuple[float, ...]
     order: int
 
+    def target_shape(self, grid: Geometry) -> tuple[int, int, int]:
+        """Return the (I, J, K) wanted of a grid."""
+        return target_shape(grid, (*self.pixdim, *grid.spacing_mm[len(self.pixdim) :]))
+
 
 @dataclass(frozen=True)
 class Preparation:
@@ -55,15 +60,14 @@ class Preparation:
 
     def __call__(self, volume: Volume) -> tuple[Float, Placement]:
         """Return the (C, I, J, K) array that the network takes, and how to get back."""
-        axes = self._find_axes(volume)
+        axes = self._find_axes(volume.geometry)
         array, working = to_axes(volume.array, volume.geometry, axes)
         image, shape = array.astype(np.float32), working.shape
         for step in self.steps:
             if not isinstance(step, Spacing):
                 image = step(image)
                 continue
-            target_mm = (*step.pixdim, *working.spacing_mm[len(step.pixdim) :])
-            shape = target_shape(working, target_mm)
+            shape = step.target_shape(working)
             if shape != working.shape:
                 image = resample_image(image, shape, orders=(step.order,) * 3)
         grid = working.resample(shape)
@@ -72,10 +76,16 @@ class Preparation:
         )
         return image, placement
 
-    def _find_axes(self, volume: Volume) -> Axes:
+    def grid_shape(self, geometry: Geometry) -> tuple[int, int, int]:
+        """Return the (I, J, K) that a scan will have."""
+        working = grid_on_axes(geometry, self._find_axes(geometry))
+        spacing = next((step for step in self.steps if isinstance(step, Spacing)), None)
+        return working.shape if spacing is None else spacing.target_shape(working)
+
+    def _find_axes(self, geometry: Geometry) -> Axes:
         if not self.axcodes:
             return (0, 1), (1, 1), (2, 1)
-        canonical = canonical_axes(volume.geometry)
+        canonical = canonical_axes(geometry)
         return tuple(
             (canonical[world][0], canonical[world][1] * sign)
             for world, sign in (SIDES[letter] for letter in self.axcodes)

@@ -7,6 +7,7 @@ first of these, which is our last.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.core.geometry import Geometry
-from medseg.core.volume import Axes, Volume, canonical_axes, to_axes
+from medseg.core.volume import Axes, Volume, canonical_axes, grid_on_axes, to_axes
 from medseg.data.checks import nonzero_box
 from medseg.data.preprocess import Placement
 from medseg.data.resample import TIE, Orders, resample_image
@@ -64,16 +65,16 @@ class Preparation:
         spacing_mm = _exact_spacing(working)
         target_mm = self._complete(spacing_mm)
         cropped = working.crop(start, stop)
-        i, j, k = (max(1, round(old / new * n)) for n, old, new in zip(cropped.shape, spacing_mm, target_mm))
-        if (i, j, k) != cropped.shape:
+        shape = _target_shape(cropped.shape, spacing_mm, target_mm)
+        if shape != cropped.shape:
             orders = self.image.choose_orders(spacing_mm, target_mm)
-            image = resample_image(image, (i, j, k), orders=orders)
+            image = resample_image(image, shape, orders=orders)
         placement = Placement(
             volume.geometry,
             working,
             start,
             stop,
-            cropped.resample((i, j, k)),
+            cropped.resample(shape),
             axes=axes,
             orders=self.logits.choose_orders(target_mm, spacing_mm),
         )
@@ -81,6 +82,12 @@ class Preparation:
             return image, placement
         labels, _ = self._segmenter.segment(*self.previous.preprocess(volume))
         return self.add_mask(image, placement, volume, labels.array), placement
+
+    def grid_shape(self, geometry: Geometry) -> Triple:
+        """Return the (I, J, K) that a scan will have; cropping, which no header tells of, aside."""
+        working = grid_on_axes(geometry, self._find_axes(geometry))
+        spacing_mm = _exact_spacing(working)
+        return _target_shape(working.shape, spacing_mm, self._complete(spacing_mm))
 
     def add_mask(
         self, image_CIJK: NDArray[np.float32], placement: Placement, volume: Volume, labels: NDArray[Any]
@@ -123,6 +130,11 @@ class Preparation:
 
         assert self.previous is not None
         return Segmenter(self.previous, self.previous.infer)
+
+
+def _target_shape(shape: Triple, spacing_mm: Sequence[float], target_mm: Sequence[float]) -> Triple:
+    i, j, k = (max(1, round(old / new * n)) for n, old, new in zip(shape, spacing_mm, target_mm))
+    return i, j, k
 
 
 def one_hot(
