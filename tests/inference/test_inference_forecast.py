@@ -27,7 +27,7 @@ def segmenter(tiny_run: Path) -> Segmenter:
 JOB = Job(1, 2, 2, (512, 512, 100), (256, 256, 100))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def steady_process(monkeypatch: pytest.MonkeyPatch):
     """What other tests left in memory is no part of a forecast here."""
     monkeypatch.setattr("medseg.inference.forecast.read_rss_mb", lambda: 500.0)
@@ -37,6 +37,7 @@ def windows_mb(count: int) -> float:
     return 100.0 * count
 
 
+@pytest.mark.usefixtures("steady_process")
 def test_the_parts_can_be_counted_by_hand(segmenter: Segmenter):
     found = forecast(segmenter, JOB, Way(4), windows_mb)
     # Slab axis: 16 of 256 planes of 256 x 100 are fewer voxels than 8 of 100 planes of 256 x 256.
@@ -56,6 +57,7 @@ def test_the_first_step_down_is_fewer_windows_and_the_last_a_file(segmenter: Seg
     assert Way(1, True, True).describe() == "1 window at once, blended on the CPU, blended in a file"
 
 
+@pytest.mark.usefixtures("steady_process")
 def test_the_fastest_way_that_fits_is_taken(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(segmenter, "way", Way(4))
     whole = forecast(segmenter, JOB, Way(4), windows_mb).peak_mb
