@@ -184,7 +184,9 @@ def measure_mb(work: Callable[[], object]) -> float:
     watcher = threading.Thread(target=look)
     watcher.start()
     try:
-        work()
+        result = work()
+        highest = max(highest, read_rss_mb())  # the watcher may have slept; `result` is still held
+        del result
     finally:
         done.set()
         watcher.join()
