@@ -21,8 +21,9 @@ demo: $(VENV)/stamp  ## check -> preprocess -> train -> infer -> evaluate, on ph
 	$(if $(DATA),,$(BIN)/medseg phantom -o $(COHORT) --cases 28 --seed $(SEED))
 	$(BIN)/medseg run $(PIPELINE) --data $(COHORT) -o out/demo/$(PIPELINE)_$(notdir $(COHORT))
 
+# Files of tests go to two processes; torch takes one thread in each.
 test: $(VENV)/stamp  ## all tests, with the coverage gate
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=95 --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=95 --durations=10
 
 check: $(VENV)/stamp  ## lint, format, types, floors
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 
 from medseg.config import Config, Region
 from medseg.core.errors import CheckpointError
@@ -141,10 +142,11 @@ def test_disagreement_is_half_the_distance_of_two_networks(calibrated: Path):
     models = [load_model(calibrated, CPU, folds=chosen) for chosen in ([0], [1], None)]
     plan = models[0].plan
     image = np.random.default_rng(0).normal(0, 1, (1, *plan.patch)).astype(np.float16)  # one window
-    one, other, both = (Segmenter(m, m.infer, tells_disagreement=True).predict(image) for m in models)
-    p, q = (np.exp(x[:3]) / np.exp(x[:3]).sum(0) for x in (one, other))
-    assert np.allclose(both[3], np.abs(p - q).sum(0) / 4, atol=1e-5)
-    assert not one[3].any() and np.allclose(both[:3], (one[:3] + other[:3]) / 2, atol=1e-5)
+    p, q = (softmax(Segmenter(m, m.infer).predict(image), axis=0) for m in models[:2])
+    slabs = list(Segmenter(models[2], models[2].infer, tells_disagreement=True).stream(image))
+    assert len(slabs) == 1 and slabs[0].disagreement is not None
+    expected = np.moveaxis(np.abs(p - q).sum(0) / 4, slabs[0].axis, 0)
+    assert np.allclose(slabs[0].disagreement, expected, atol=1e-5)
 
 
 def test_a_picture_gets_no_maps(tmp_path: Path):
