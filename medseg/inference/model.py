@@ -4,6 +4,7 @@ model.json                    labels, channels, network, settings, hashes; no ca
 plan.json                     the grid and intensities it was trained on
 weights_fold_K.safetensors    one file per fold; several make an ensemble
 config.yaml MODEL_CARD.md     for people
+locator.*                     where structures can be, for the fast mode; not of every model
 SHA256SUMS                    checked before anything is loaded
 """
 
@@ -34,6 +35,7 @@ from medseg.data.loading import class_values
 from medseg.data.plan import Plan
 from medseg.data.preprocess import Placement, preprocess_image, preprocessing_key
 from medseg.data.settings import Data
+from medseg.inference.locator import FILES, Locator, load_locator
 from medseg.inference.network import build_network
 from medseg.inference.settings import Infer
 
@@ -58,6 +60,7 @@ class TrainedModel:
     prepare: Prepare | None = None  # preprocessing of models of other software
     blend: Blend | None = None  # how windows are weighed, where that is not `gaussian_weights`
     previous: TrainedModel | None = None  # its mask, one channel a label, is an input of this one
+    locator: Locator | None = None
 
     @property
     def n_inputs(self) -> int:
@@ -97,6 +100,18 @@ def save_model(
         write_text(folder / name, text)
     for fold, content in weights.items():
         write_bytes(folder / f"weights_fold_{fold}.safetensors", content)
+    _write_sums(folder)
+
+
+def add_locator(folder: Path, description: Mapping[str, Any], weights: bytes) -> None:
+    """Write a locator into a model folder; SHA256SUMS comes last."""
+    (folder / SUMS).unlink(missing_ok=True)
+    write_json(folder / FILES[0], description)
+    write_bytes(folder / FILES[1], weights)
+    _write_sums(folder)
+
+
+def _write_sums(folder: Path) -> None:
     sums = [f"{sha256_of_file(path)}  {path.name}\n" for path in sorted(folder.iterdir()) if path.is_file()]
     write_text(folder / SUMS, "".join(sums))
 
@@ -169,7 +184,9 @@ def load_model(
     networks = tuple(_load_network(file, builder, plan, data).to(device) for file in files)
     decisive = [sha256_of_file(file) for file in (folder / "model.json", folder / "plan.json", *files)]
     learnt = [{key: value for key, value in tree.items() if key != "infer"}, *decisive[1:]]
-    return TrainedModel(tree["name"], data, plan, infer, networks, sha256_of(decisive), sha256_of(learnt))
+    locator = load_locator(folder, len(data.channels))
+    digests = sha256_of(decisive), sha256_of(learnt)
+    return TrainedModel(tree["name"], data, plan, infer, networks, *digests, locator=locator)
 
 
 def _load_foreign(path: Path, device: torch.device, folds: Sequence[int] | None) -> TrainedModel | None:
@@ -212,7 +229,8 @@ def _verify(folder: Path) -> None:
     lines = sums.read_bytes().decode(errors="replace").splitlines()
     listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     # What is loaded must be listed: a file put beside the others is not the model's.
-    needed = {"model.json", "plan.json", *(path.name for path in folder.glob("weights_fold_*.safetensors"))}
+    optional = [*folder.glob("weights_fold_*.safetensors"), *folder.glob("locator.*")]
+    needed = {"model.json", "plan.json", *(path.name for path in optional)}
     for name in sorted(listed.keys() | needed):
         path = folder / Path(name).name
         if not path.is_file() or sha256_of_file(path) != listed.get(name):

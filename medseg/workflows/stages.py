@@ -1,0 +1,217 @@
+"""What infer does with a case, in three stages: read and preprocess, predict, clean and write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from medseg.core.errors import DataError, ResourceError, is_out_of_memory
+from medseg.core.volume import Labels
+from medseg.data.cases import Case
+from medseg.data.checks import hash_files, require_unchanged
+from medseg.data.loading import load_image, tell_notes
+from medseg.data.preprocess import Placement
+from medseg.inference.model import TrainedModel
+from medseg.inference.segment import Segmenter
+from medseg.inference.way import Way
+from medseg.inference.windows import Box
+from medseg.io import stream_probabilities
+from medseg.workflows.foresight import OTHERS, Foresight
+from medseg.workflows.outputs import (
+    SUFFIXES,
+    Outputs,
+    measure_labels,
+    plan_outputs,
+    write_mask,
+    write_objects,
+)
+from medseg.workflows.report import CaseResult
+from medseg.workflows.scans import describe_scan
+from medseg.workflows.sidecar import clear_refused, find_versions, hash_outputs, is_done, write_sidecar
+
+Find = Callable[[NDArray[Any]], Box | None]  # preprocessed image -> where to look
+
+
+@dataclass
+class Step:
+    """One case on its way; once there is a result, later stages leave it alone."""
+
+    case: Case
+    result: CaseResult | None = None
+    seconds: float = 0.0
+    is_roomy: bool = False
+    way: Way | None = None
+    outputs: Outputs | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
+    notes: set[str] = field(default_factory=set)
+    image: tuple[NDArray[Any], Placement] | None = None
+    labels: Labels | None = None
+    opened: ExitStack | None = None  # files that are filled, and closed when the case is written
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Time the block; what is wrong with the case, or too much for the machine, becomes its result."""
+        started = time.perf_counter()
+        try:
+            yield
+        except ResourceError as error:
+            self.result = CaseResult.of_error(self.case.id, error, "failed")
+        except DataError as error:
+            self.result = CaseResult.of_error(self.case.id, error)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            hint = "use --device cpu or a machine with more memory"
+            shortage = ResourceError("out of memory", hint=hint, code="OUT_OF_MEMORY")
+            self.result = CaseResult.of_error(self.case.id, shortage, "failed")
+        self.seconds += time.perf_counter() - started
+
+
+class CaseStages:
+    """The stages of all cases of a command; nothing partial is left under a final name.
+
+    Args:
+        segmenter: Of the model.
+        cases: The scans.
+        out: OUT.
+        foresee: Chooses the way by a forecast of the memory; None: the fastest way.
+        find: Where to look in an image; None: everywhere.
+        save_probabilities: Whether to write OUT/<id>_prob.nii.gz too.
+        formats: Of `outputs.FORMATS`.
+        settings: What else decides the masks' bits, for the sidecar.
+        repairs: `Wanted.settings` that DICOM scans were read with.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        cases: Sequence[Case],
+        out: Path,
+        *,
+        foresee: Foresight | None = None,
+        find: Find | None = None,
+        save_probabilities: bool = False,
+        formats: Sequence[str] = ("nifti",),
+        settings: Mapping[str, Any] | None = None,
+        repairs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.segmenter = segmenter
+        self.cases = cases
+        self.out = out
+        self._foresee = foresee
+        self._find = find
+        self._save_probabilities = save_probabilities
+        self._formats = tuple(formats)
+        self._settings = dict(settings or {})
+        self._repairs = dict(repairs or {})
+
+    @property
+    def model(self) -> TrainedModel:
+        """Of the segmenter."""
+        return self.segmenter.model
+
+    def read(self, index: int) -> Step:
+        """Read and preprocess a scan, unless its mask is there already."""
+        step = Step(self.cases[index])
+        with step.attempt():
+            self._read(step, self._neighbour(index - 1), self._neighbour(index + 1))
+        return step
+
+    def is_roomy(self, step: Step) -> bool:
+        """Whether its neighbours may be in memory beside it."""
+        return step.is_roomy
+
+    def predict(self, step: Step) -> Step:
+        """Turn the image into a mask, not yet cleaned."""
+        if step.result is None:
+            with step.attempt():
+                self._predict(step)
+        step.image = None
+        return step
+
+    def write(self, step: Step) -> CaseResult:
+        """Clean and write the mask, or remove what earlier runs wrote of a case that is refused now."""
+        if step.result is None:
+            with step.attempt():
+                step.result = self._write(step)
+        result = step.result
+        assert result is not None
+        # A format that the case cannot have says nothing against the mask that is there.
+        if result.status in {"rejected", "failed"} and result.code != "FORMAT_NEEDS_DICOM":
+            clear_refused(self.out, step.case, result.code, SUFFIXES)
+        result.seconds = step.seconds
+        return result
+
+    def _neighbour(self, index: int) -> Case | None:
+        return self.cases[index] if 0 <= index < len(self.cases) else None
+
+    def _read(self, step: Step, before: Case | None, after: Case | None) -> None:
+        case, n_channels = step.case, len(self.model.data.channels)
+        if not case.images:
+            load_image(case, n_channels)  # says what is missing
+        step.outputs = plan_outputs(case, self._formats, self._save_probabilities)
+        step.identity = self._identify(case)
+        if is_done(self.out, case.id, step.outputs.names, step.identity):
+            step.result = CaseResult(case.id, "skipped", outputs=step.outputs.names)
+            return
+        if self._foresee is not None:
+            found = self._foresee(case, before, after)
+            step.way, step.is_roomy = found.way, OTHERS in found.parts_mb
+        # Not bound to a name: the scan as stored is not needed once it is preprocessed.
+        step.image = self.model.preprocess(load_image(case, n_channels, step.notes))
+        require_unchanged(case, step.identity["input_sha256"])
+
+    def _identify(self, case: Case) -> dict[str, Any]:
+        is_dicom = not isinstance(case.images[0], Path)
+        return {
+            "input_sha256": hash_files(case)[0],
+            "model_sha256": self.model.sha256,
+            "settings": {
+                **self.segmenter.settings.model_dump(mode="json"),
+                **self._settings,
+                "probabilities": self._save_probabilities,
+                **(self._repairs if is_dicom else {}),
+            },
+            "versions": find_versions("torch", "numpy", *(["pydicom"] if is_dicom else [])),
+        }
+
+    def _predict(self, step: Step) -> None:
+        assert step.image is not None and step.outputs is not None
+        image, placement = step.image
+        with ExitStack() as stack:
+            step.outputs.clear(self.out)  # what the old sidecar vouched for
+            sink = None
+            if step.outputs.probabilities is not None:
+                path, outputs = self.out / step.outputs.probabilities, self.model.data.n_outputs
+                mapped = stack.enter_context(stream_probabilities(path, outputs, step.case.images[0]))
+                sink = mapped.array, mapped.release
+            box = None if self._find is None else self._find(image)
+            slabs = self.segmenter.stream(image, box=box, way=step.way, folder=self.out)
+            step.labels, _ = self.segmenter.segment(
+                image, placement, sink=sink, slabs=slabs, is_cleaned=False
+            )
+            step.opened = stack.pop_all()
+
+    def _write(self, step: Step) -> CaseResult:
+        assert step.labels is not None and step.outputs is not None and step.opened is not None
+        case, outputs, out, scan = step.case, step.outputs, self.out, step.case.images[0]
+        with step.opened:
+            labels = self.segmenter.clean(step.labels)
+        warnings = [*case.warnings, *tell_notes(step.notes), *outputs.warnings]
+        if not labels.array.any():
+            warnings.append(("MASK_EMPTY", "no voxel was segmented"))
+        write_objects(out, outputs, labels, scan, self.model)
+        if outputs.mask:
+            write_mask(out / outputs.mask, labels, like=scan)
+        made, volumes = hash_outputs(out, outputs.names), measure_labels(labels, self.model.data)
+        grid = labels.geometry  # that of the first image
+        about = {} if isinstance(scan, Path) else {"scan": describe_scan(scan, grid.shape[2])}
+        sidecar = out / f"{case.id}.json"
+        write_sidecar(sidecar, step.identity, grid, outputs=made, labels=volumes, warnings=warnings, **about)
+        return CaseResult(case.id, "done", warnings=warnings, outputs=outputs.names)
