@@ -28,6 +28,7 @@ from medseg.models.strided_unet import strided_unet
 FILES = ("locator.json", "locator.safetensors")
 SPACING_MM, STEPS = 6.0, 4.0  # coarse voxels: 6 mm, or 4 of the plan's where that is less
 FEATURES = (8, 16, 32, 32)
+SMALLEST = 2 ** (len(FEATURES) - 1)  # edge in coarse voxels that leaves one at the coarsest level
 LEAST_RECALL = 1 - 1e-3  # of held-out foreground inside the box; below it the locator is not used
 Spans = tuple[tuple[int, int], ...]
 
@@ -65,6 +66,8 @@ class Locator:
             spacing_mm: (3,) of its voxels.
         """
         edges = place_edges(image_CIJK.shape[1:], spacing_mm, self.spacing_mm)
+        if max(map(len, edges)) - 1 <= SMALLEST:
+            return None  # a single voxel cannot be normalised
         spans = find_spans(predict(self.network, shrink(image_CIJK, edges)) > self.threshold, edges)
         return None if spans is None else widen(spans, self.margin_mm, spacing_mm, image_CIJK.shape[1:])
 

@@ -104,10 +104,11 @@ def save_model(
 
 
 def add_locator(folder: Path, description: Mapping[str, Any], weights: bytes) -> None:
-    """Write a locator into a model folder; SHA256SUMS comes last."""
-    (folder / SUMS).unlink(missing_ok=True)
-    write_json(folder / FILES[0], description)
+    """Write a locator into a model folder; its description vouches for the weights, SHA256SUMS for both."""
+    for name in (SUMS, FILES[0]):
+        (folder / name).unlink(missing_ok=True)
     write_bytes(folder / FILES[1], weights)
+    write_json(folder / FILES[0], description)
     _write_sums(folder)
 
 
