@@ -4,8 +4,8 @@
 
 For each `--run`: the cases that fold 0 held out, predicted by fold 0's network (the locator was trained on
 the same side of the split) in every mode; a row a case and mode with mean Dice, windows and seconds of
-prediction, and the mean differences to `exact`. Without `--run`, long bodies are made and `phantom_ct` is trained on them
-for some minutes below `--work`: the organ lies anywhere along the body, so where to look is not known before.
+prediction. Without `--run`, long bodies are made and `phantom_ct` is trained on them for some minutes below
+`--work`: the organ lies anywhere along the body, so where to look is not known before.
 
 Exit: 0 fast loses at most 0.01 of Dice against exact and takes less time, 1 not.
 """

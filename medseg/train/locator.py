@@ -45,7 +45,7 @@ class Coarse:
 
     Args:
         image: (C, P, Q, R) means over coarse voxels.
-        label: (P, Q, R), 1 where a coarse voxel holds any foreground, else 255 where it holds an ignored voxel.
+        label: (P, Q, R), 1 where a coarse voxel holds any foreground, else 255 where it holds ignored ones.
         edges: Of coarse voxels, see `place_edges`.
         spans: The box of foreground in voxels; None without any.
         shape: (3,) voxels.
@@ -187,7 +187,7 @@ def measure_excess(found: Spans | None, truth: Spans | None, spacing_mm: Sequenc
 
 
 def _is_foreground(label: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    return (label > 0) & (label != IGNORED)
+    return np.asarray((label > 0) & (label != IGNORED))
 
 
 def _any(mask: NDArray[np.bool_], edges: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
