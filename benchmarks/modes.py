@@ -31,7 +31,7 @@ SETTINGS = {
     "grid.patch": "[48,48,24]",
     "model.name": "strided_unet",
     "model.options": "{features: [12, 24, 48, 64]}",
-    "train.epochs": 8,
+    "train.epochs": 24,
     "split.folds": 3,
     "device": "cpu",
 }

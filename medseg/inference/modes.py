@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -79,4 +80,4 @@ def find_box(model: TrainedModel, image_CIJK: NDArray[Any]) -> Box | None:
         box = locator.find(image_CIJK, model.plan.spacing_mm)
         if box is not None:
             return box
-    return find_content(torch.from_numpy(image_CIJK))
+    return find_content(torch.from_numpy(np.ascontiguousarray(image_CIJK)))

@@ -36,6 +36,7 @@ MOST_STEPS, LEAST_STEPS = 300, 60
 VOXELS = 6e7  # coarse voxels that a training sees: about a minute of one core
 LEAST_CROP = 0.6  # of an edge: fields of view differ
 JITTER = 0.1  # of contrast, and of brightness in standard deviations
+MORE = 2  # coarse voxels of margin: one for where they end, one since few cases were seen
 THRESHOLDS = (0.5, 0.3, 0.1, 0.03)
 
 
@@ -138,7 +139,7 @@ def choose_margin(
 ) -> Choice:
     """Return the threshold whose boxes are smallest once no foreground of any case lies outside.
 
-    The margin is what the worst case needs, and a coarse voxel more. Recall is measured crosswise: each
+    The margin is what the worst case needs, and two coarse voxels more. Recall is measured crosswise: each
     case's box has the margin that the others need. Where nothing is located the whole image is looked at.
 
     Args:
@@ -149,7 +150,7 @@ def choose_margin(
         count: (case's index, box) -> foreground voxels inside the box, and in all.
     """
     chances = [predict(network, case.image) if case.is_large else None for case in cases]
-    extra = max(coarse_mm)
+    extra = MORE * max(coarse_mm)
     trials = []
     for threshold in THRESHOLDS:
         found = [

@@ -54,7 +54,7 @@ def test_a_trained_locator_finds_the_organ_of_cases_it_did_not_see(monkeypatch: 
     held_out = [make_case(seed) for seed in (10, 11, 12)]
     choice = choose_margin(network, held_out, SPACING_MM, SPACING_MM, count_in(held_out))
     assert shape == list(SHAPE) and not network.training
-    assert choice.recall == 1.0 and choice.share < 0.6 and choice.margin_mm < 30
+    assert choice.recall == 1.0 and choice.share < 0.9 and choice.margin_mm < 40
 
 
 def test_the_same_seed_gives_the_same_locator(monkeypatch: pytest.MonkeyPatch):
@@ -75,12 +75,12 @@ def test_samples_are_parts_that_the_network_can_take():
         assert all(9 <= part <= whole for part, whole in zip(label.shape, SHAPE))
 
 
-def test_the_margin_is_what_the_worst_case_needs_and_a_coarse_voxel_more():
+def test_the_margin_is_what_the_worst_case_needs_and_two_coarse_voxels_more():
     cases = [make_case(seed) for seed in range(3)]
     nearest = min(case.spans[0][0] for case in cases if case.spans)
     blind = nearest + 2  # two planes, 12 mm, of the case that lies nearest are not seen
     choice = choose_margin(Fixed(blind), cases, SPACING_MM, SPACING_MM, count_in(cases))
-    assert choice.margin_mm == pytest.approx(12 + 6)
+    assert choice.margin_mm == pytest.approx(12 + 12)
 
 
 def test_recall_is_measured_with_the_margin_that_the_other_cases_need():
@@ -90,9 +90,9 @@ def test_recall_is_measured_with_the_margin_that_the_other_cases_need():
     first = cases[0].spans[0][0]
     spans = ((first + 8, first + 13), *cases[0].spans[1:])
     cases[1] = Coarse(*moved, cases[0].edges, spans, SHAPE)
-    # Three of five planes of the first are missed; the second needs no margin: one plane is won back.
+    # Three of five planes of the first are missed; the second needs no margin: two planes are won back.
     choice = choose_margin(Fixed(first + 3), cases, SPACING_MM, SPACING_MM, count_in(cases))
-    assert choice.recall == pytest.approx((3 + 5) / 10)
+    assert choice.recall == pytest.approx((4 + 5) / 10)
 
 
 def test_where_nothing_is_located_the_whole_image_counts():
