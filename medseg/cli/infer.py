@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from medseg.data.studies import Wanted
     from medseg.workflows.progress import Progress
     from medseg.workflows.report import Report
+    from medseg.workflows.shard import Shard
 
 
 def infer(
@@ -68,6 +70,15 @@ def infer(
         bool, typer.Option("--trust-code", help="Let the model use code from outside medseg.")
     ] = False,
     memory_gb: o.MemoryGb = None,
+    mode: Annotated[
+        str, typer.Option("--mode", help="exact: as the model says; fast; accurate. See docs/inference.md.")
+    ] = "exact",
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard", metavar="I/N", help="Only the I-th of N parts of the cases.", show_default=False
+        ),
+    ] = None,
     json: o.Json = False,
     dry_run: o.DryRun = False,
     verbose: o.Verbose = 0,
@@ -81,11 +92,13 @@ def infer(
     with session("infer", subject=str(inputs[0]), as_json=json, quiet=quiet, verbose=verbose) as report:
         check_thickness(slice_thickness)
         from medseg.data.studies import Wanted
+        from medseg.workflows.shard import parse_shard
 
         wanted = Wanted(series, volume, allow_tilt, allow_resample_z, slice_thickness)
-        progress = make_progress(quiet=quiet)
+        progress, part = make_progress(quiet=quiet), parse_shard(shard)
         if dry_run:
-            announce(inputs, model, out, wanted, report, progress, Machine(device, memory_gb, trust_code))
+            machine = Machine(device, threads, memory_gb, trust_code, mode, part)
+            announce(inputs, model, out, wanted, report, progress, machine)
             return
         from medseg.workflows.infer import infer as work
         from medseg.workflows.outputs import FORMATS
@@ -108,6 +121,8 @@ def infer(
             threads=threads,
             trust_code=trust_code,
             memory_gb=memory_gb,
+            mode=mode,
+            shard=part,
             tell=progress.say if verbose else None,
         )
         progress.say(summarise(report))
@@ -118,8 +133,11 @@ class Machine:
     """What a dry run needs to know to forecast memory."""
 
     device: str | None
+    threads: int | None
     memory_gb: float | None
     trust_code: bool
+    mode: str
+    shard: Shard
 
 
 def announce(
@@ -132,24 +150,30 @@ def announce(
     machine: Machine,
 ) -> None:
     """Say what a dry run would do, how much memory each case takes, and which cases it would refuse."""
+    import torch
+
     from medseg.core.errors import DataError, ResourceError
     from medseg.data.cases import peek_key
     from medseg.data.inputs import find_inputs
     from medseg.inference.model import load_model
+    from medseg.inference.modes import apply_mode
     from medseg.inference.network import choose_device
     from medseg.inference.segment import Segmenter
     from medseg.workflows.foresight import Foresight
+    from medseg.workflows.infer import may_overlap
     from medseg.workflows.report import CaseResult
 
     device = choose_device(machine.device or "auto")
-    model = load_model(model_path, device, trust_code=machine.trust_code)
+    torch.set_num_threads(machine.threads or os.cpu_count() or 1)
+    model, _ = apply_mode(load_model(model_path, device, trust_code=machine.trust_code), machine.mode)
     key = peek_key(find_key())
-    cases = find_inputs(inputs, model.data, lambda: key, wanted)
-    foresee = Foresight(Segmenter(model, model.infer), machine.memory_gb, progress.say)
+    cases = machine.shard.take(find_inputs(inputs, model.data, lambda: key, wanted))
+    segmenter = Segmenter(model, model.infer)
+    foresee = Foresight(segmenter, machine.memory_gb, progress.say, overlaps=may_overlap(segmenter))
     forecasts = {}
-    for case in cases:
+    for before, case, after in zip([None, *cases], cases, [*cases[1:], None]):
         try:
-            forecasts[case.id] = round(foresee(case).peak_mb)
+            forecasts[case.id] = round(foresee(case, before, after).peak_mb)
         except DataError as error:
             report.add(CaseResult.of_error(case.id, error))
         except ResourceError as error:

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import typer
 from medseg.core.errors import ConfigError, MedsegError, ResourceError, is_out_of_memory
 
 if TYPE_CHECKING:
-    from medseg.workflows.progress import Progress
+    from medseg.workflows.progress import Advance, Progress
     from medseg.workflows.report import Report
 
 STARTED: list[str] = []
@@ -135,8 +135,9 @@ def make_progress(*, quiet: bool) -> Progress:
 
     class Terminal(Progress):
         @contextmanager
-        def track(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
-            yield from _draw_bar(what, total) if sys.stderr.isatty() else _print_lines(what, total)
+        def track(self, what: str, total: int, works: Sequence[float] = ()) -> Iterator[Advance]:
+            draw = _draw_bar if sys.stderr.isatty() else _print_lines
+            yield from draw(what, works or [1.0] * total)
 
         def say(self, text: str) -> None:
             print(text, file=sys.stderr)
@@ -144,31 +145,50 @@ def make_progress(*, quiet: bool) -> Progress:
     return Terminal()
 
 
-def _draw_bar(what: str, total: int) -> Iterator[Callable[[str], None]]:
+def _draw_bar(what: str, works: Sequence[float]) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+    from medseg.workflows.progress import estimate_left, word_left
+
+    texts = (TextColumn("{task.fields[left]:<12}"), TextColumn("{task.fields[note]}"))
     columns: tuple[Any, ...] = (
         TextColumn("{task.description:<16}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        *texts,
     )
+    counted: list[bool] = []
+    started = time.monotonic()
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total, note="")
-        yield lambda note: bar.update(task, advance=1, note=note)
+        task = bar.add_task(what, total=len(works), note="", left="")
+
+        def advance(note: str, is_free: bool = False) -> None:
+            counted.append(not is_free)
+            left = word_left(estimate_left(works, counted, time.monotonic() - started))
+            bar.update(task, advance=1, note=note, left=left)
+
+        yield advance
 
 
-def _print_lines(what: str, total: int) -> Iterator[Callable[[str], None]]:
+def _print_lines(what: str, works: Sequence[float]) -> Iterator[Advance]:
     """Print at most a line every two seconds, and the last."""
-    done, shown = 0, 0.0
+    from medseg.workflows.progress import estimate_left, word_left
 
-    def advance(note: str) -> None:
-        nonlocal done, shown
-        done += 1
-        if done == total or time.monotonic() - shown > 2:
-            print(f"{what} {done}/{total} {note}", file=sys.stderr, flush=True)
-            shown = time.monotonic()
+    counted: list[bool] = []
+    started, shown = time.monotonic(), 0.0
+
+    def advance(note: str, is_free: bool = False) -> None:
+        nonlocal shown
+        counted.append(not is_free)
+        now = time.monotonic()
+        if len(counted) == len(works) or now - shown > 2:
+            left = word_left(estimate_left(works, counted, now - started))
+            print(
+                f"{what} {len(counted)}/{len(works)} {note}{left and f', {left}'}",
+                file=sys.stderr,
+                flush=True,
+            )
+            shown = now
 
     yield advance

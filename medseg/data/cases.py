@@ -25,7 +25,7 @@ Key = Callable[[], bytes]
 """Gives the secret of this site that pseudonyms are made with; called only where one is needed."""
 
 SAFE_ID = re.compile(r"[^A-Za-z0-9._+-]")
-RESERVED = {"report"}  # report.json stands beside the cases' own files
+RESERVED = re.compile(r"report(_\d+_of_\d+)?")  # report.json stands beside the cases' own files
 MAPS = ("_prob", "_entropy", "_disagreement")  # <id>_prob.nii.gz holds the probabilities of <id>
 
 
@@ -64,7 +64,7 @@ class Case:
 def make_id(text: str) -> str:
     """Return `text` as a name that is safe in file systems and never hidden."""
     name = SAFE_ID.sub("_", text).lstrip(".-") or "case"
-    return f"{name}_" if name in RESERVED or name.endswith(MAPS) else name
+    return f"{name}_" if RESERVED.fullmatch(name) or name.endswith(MAPS) else name
 
 
 def require_path(path: Path) -> None:

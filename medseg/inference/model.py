@@ -5,6 +5,7 @@ plan.json                     the grid and intensities it was trained on
 weights_fold_K.safetensors    one file per fold; several make an ensemble
 trust.json                    what out-of-fold cases say of its reliability, where there were enough
 config.yaml MODEL_CARD.md     for people
+locator.*                     where structures can be, for the fast mode; not of every model
 SHA256SUMS                    checked before anything is loaded
 """
 
@@ -36,6 +37,7 @@ from medseg.data.loading import class_values
 from medseg.data.plan import Plan
 from medseg.data.preprocess import Placement, preprocess_image, preprocessing_key, target_shape
 from medseg.data.settings import Data
+from medseg.inference.locator import FILES, Locator, load_locator
 from medseg.inference.network import build_network
 from medseg.inference.settings import Infer
 from medseg.inference.trust.fit import Trust, load_trust
@@ -74,6 +76,7 @@ class TrainedModel:
     blend: Blend | None = None  # how windows are weighed, where that is not `gaussian_weights`
     previous: TrainedModel | None = None  # its mask, one channel a label, is an input of this one
     trust: Trust | None = None  # None until calibrated
+    locator: Locator | None = None
 
     @property
     def n_inputs(self) -> int:
@@ -123,6 +126,19 @@ def save_model(
         write_text(folder / name, text)
     for fold, content in weights.items():
         write_bytes(folder / f"weights_fold_{fold}.safetensors", content)
+    _write_sums(folder)
+
+
+def add_locator(folder: Path, description: Mapping[str, Any], weights: bytes) -> None:
+    """Write a locator into a model folder; its description vouches for the weights, SHA256SUMS for both."""
+    for name in (SUMS, FILES[0]):
+        (folder / name).unlink(missing_ok=True)
+    write_bytes(folder / FILES[1], weights)
+    write_json(folder / FILES[0], description)
+    _write_sums(folder)
+
+
+def _write_sums(folder: Path) -> None:
     sums = [f"{sha256_of_file(path)}  {path.name}\n" for path in sorted(folder.iterdir()) if path.is_file()]
     write_text(folder / SUMS, "".join(sums))
 
@@ -199,8 +215,9 @@ def load_model(
     trust = load_trust(trust_file) if trust_file.is_file() else None
     if trust is not None:
         decisive.append(sha256_of_file(trust_file))
+    locator = load_locator(folder, len(data.channels))
     digests = sha256_of(decisive), sha256_of(learnt)
-    return TrainedModel(tree["name"], data, plan, infer, networks, *digests, trust=trust)
+    return TrainedModel(tree["name"], data, plan, infer, networks, *digests, trust=trust, locator=locator)
 
 
 def _load_foreign(path: Path, device: torch.device, folds: Sequence[int] | None) -> TrainedModel | None:
@@ -243,7 +260,8 @@ def _verify(folder: Path) -> None:
     lines = sums.read_bytes().decode(errors="replace").splitlines()
     listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     # What is loaded must be listed: a file put beside the others is not the model's.
-    optional = [*folder.glob("weights_fold_*.safetensors"), *folder.glob(TRUST)]
+    names = ("weights_fold_*.safetensors", TRUST, "locator.*")
+    optional = [path for name in names for path in folder.glob(name)]
     needed = {"model.json", "plan.json", *(path.name for path in optional)}
     for name in sorted(listed.keys() | needed):
         path = folder / Path(name).name

@@ -134,6 +134,7 @@ class Segmenter:
         sink: tuple[NDArray[Any], Callable[[], None]] | None = None,
         observers: Sequence[Observer] = (),
         slabs: Iterator[Slab] | None = None,
+        is_cleaned: bool = True,
     ) -> tuple[Labels, NDArray[np.float32] | None]:
         """Return stored label values on the scan's grid, and (C, I, J, K) probabilities if asked for.
 
@@ -147,6 +148,7 @@ class Segmenter:
                 what to call after each plane.
             observers: Called with each slab of logits on the preprocessed grid.
             slabs: What `stream` returned for this image; None: all of it, in the fastest way.
+            is_cleaned: Whether the mask is post-processed; else `clean` does it later.
         """
         data = self.model.data
         slabs = self._watch(slabs or self.stream(image_CIJK), observers)
@@ -166,8 +168,12 @@ class Segmenter:
         for slab in slabs:
             exporter.add(slab)
         exporter.finish()
-        stored = np.asarray(apply(self._steps, to_stored(mask.array, data), placement.original))
-        return Labels(stored, placement.original), probabilities
+        labels = Labels(to_stored(mask.array, data), placement.original)
+        return (self.clean(labels) if is_cleaned else labels), probabilities
+
+    def clean(self, labels: Labels) -> Labels:
+        """Return a mask after the post-processing steps."""
+        return Labels(np.asarray(apply(self._steps, labels.array, labels.geometry)), labels.geometry)
 
     def _watch(self, slabs: Iterator[Slab], observers: Sequence[Observer]) -> Iterator[Slab]:
         for slab in slabs:

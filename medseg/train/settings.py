@@ -15,6 +15,10 @@ def _read_switch(value: Any) -> Any:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value  # YAML 1.1: on, off
 
 
+def _read_off(value: Any) -> Any:
+    return "off" if value is False else value
+
+
 class Train(Settings):
     """The recipe."""
 
@@ -40,3 +44,5 @@ class Train(Settings):
     validate_every: Count = 10  # epochs
     validate_cases: Annotated[int, Field(ge=0)] = 8
     early_stop_epochs: Count | None = None
+    # auto: where images hold many patches, also train what tells the fast mode where structures can be
+    locator: Annotated[Literal["auto", "off"], BeforeValidator(_read_off)] = "auto"

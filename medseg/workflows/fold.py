@@ -32,7 +32,10 @@ from medseg.train.validation import make_validation
 from medseg.workflows.run_folder import RunFolder
 
 # Settings that no weight depends on.
-FREE = {"workers", "infer", "nsd_tolerance_mm", "summary", "licence", "expected"}
+FREE: Any = {
+    **dict.fromkeys(("workers", "infer", "nsd_tolerance_mm", "summary", "licence", "expected"), True),
+    "train": {"locator"},
+}
 
 
 @dataclass(frozen=True)

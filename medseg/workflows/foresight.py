@@ -1,49 +1,114 @@
-"""Tell how much memory a case will take, from its header alone, and choose a way that fits."""
+"""Tell how much memory and work a case will take, from its header alone, and choose a way that fits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from dataclasses import replace
+from functools import cache, cached_property
 
+from medseg.core.errors import MedsegError
 from medseg.data.cases import Case
-from medseg.inference.forecast import Forecast, choose_way, make_job, measure_windows
+from medseg.data.loading import load_image
+from medseg.inference.forecast import Forecast, Job, choose_way, make_job, measure_windows
 from medseg.inference.segment import Segmenter
 from medseg.io import read_geometry, read_voxel_bytes
+from medseg.workflows.machine import find_memory
 
 TOO_LARGE = "INFER_MEMORY"
+OTHERS = "other cases"  # the part of a forecast that neighbours in flight take
+SPARE = 0.5  # of the free memory that neighbours may take where no limit is given
 
 
 class Foresight:
-    """Forecasts for one model.
+    """Forecasts for one model; what is held already is read once, before anything is in flight.
 
     Args:
         segmenter: Of the model.
-        memory_gb: What a case may take; None: no limit.
+        memory_gb: What a case and its neighbours may take; None: no limit.
         tell: Gets a line a case.
+        overlaps: Whether neighbours may be in memory beside a case, where there is room.
     """
 
     def __init__(
-        self, segmenter: Segmenter, memory_gb: float | None, tell: Callable[[str], None] | None = None
+        self,
+        segmenter: Segmenter,
+        memory_gb: float | None,
+        tell: Callable[[str], None] | None = None,
+        *,
+        overlaps: bool = False,
     ) -> None:
         self._segmenter = segmenter
         self._cap_mb = None if memory_gb is None else memory_gb * 1024
         self._tell = tell
-        self._windows_mb = cache(partial(measure_windows, segmenter))
+        self._windows_mb = cache(self._measure)
+        self._overlaps = overlaps
+        self._seen: dict[str, tuple[Job, Forecast] | MedsegError | OSError] = {}
 
-    def __call__(self, case: Case) -> Forecast:
-        """Return the forecast of the fastest way that fits.
+    def __call__(self, case: Case, before: Case | None = None, after: Case | None = None) -> Forecast:
+        """Return the forecast of the fastest way that fits, its neighbours a part of it if they fit too.
 
         Raises:
             DataError: The case is bad already, or its header cannot be read.
             ResourceError: INFER_MEMORY, where no way fits.
         """
-        if case.error is not None:
-            raise case.error
-        segmenter = self._segmenter
-        model, scan = segmenter.model, case.images[0]
-        job = make_job(read_geometry(scan), model, read_voxel_bytes(scan))
-        found = choose_way(segmenter, job, self._cap_mb, self._windows_mb)
+        job, found = self._look(case)
+        if self._overlaps:
+            found = self._add_others(found, before, after)
         if self._tell is not None:
-            self._tell(f"{case.id}: {segmenter.plan(job.grid).describe()}")
+            self._tell(f"{case.id}: {self._segmenter.plan(job.grid).describe()}")
             self._tell(f"{case.id}: {found.describe()}")
         return found
+
+    def count_windows(self, case: Case) -> int:
+        """Return how many windows a case has, at most: a measure of its work; 1 for one that fails."""
+        try:
+            return len(self._segmenter.plan(self._look(case)[0].grid))
+        except (MedsegError, OSError):
+            return 1
+
+    def _look(self, case: Case) -> tuple[Job, Forecast]:
+        if case.id not in self._seen:
+            try:
+                self._seen[case.id] = self._forecast(case)
+            except (MedsegError, OSError) as error:
+                self._seen[case.id] = error
+        seen = self._seen[case.id]
+        if isinstance(seen, Exception):
+            raise seen
+        return seen
+
+    def _forecast(self, case: Case) -> tuple[Job, Forecast]:
+        model = self._segmenter.model
+        if case.error is not None or not case.images:
+            load_image(case, len(model.data.channels))  # says what is wrong
+        scan = case.images[0]
+        job = make_job(read_geometry(scan), model, read_voxel_bytes(scan))
+        return job, choose_way(self._segmenter, job, self._cap_mb, self._windows_mb)
+
+    def _add_others(self, own: Forecast, before: Case | None, after: Case | None) -> Forecast:
+        """Count the case that is read ahead and the one that is being written, if there is room for both."""
+        others_mb = 0.0
+        for case, is_ahead in ((before, False), (after, True)):
+            try:
+                other = self._look(case)[1] if case is not None else None
+            except (MedsegError, OSError):
+                continue  # it fails before it takes memory
+            if other is not None:
+                others_mb += max(other.loading_mb, other.parts_mb["image"]) if is_ahead else other.writing_mb
+        # The case's own mask is cleaned while the next is predicted: that may be its largest phase.
+        shared = replace(
+            own, parts_mb={**own.parts_mb, OTHERS: others_mb}, writing_mb=own.writing_mb + others_mb
+        )
+        if self._cap_mb is None:
+            return shared if others_mb <= self._spare_mb else own
+        return shared if shared.peak_mb <= self._cap_mb else own
+
+    @cached_property
+    def _spare_mb(self) -> float:
+        return SPARE * find_memory()[1] * 1024
+
+    def _measure(self, count: int) -> float:
+        """Measured where somebody wants to know: it takes the time of some windows."""
+        if self._cap_mb is None and self._tell is None:
+            return 0.0
+        return measure_windows(self._segmenter, count)

@@ -70,13 +70,12 @@ def look_around(places: Mapping[str, Path]) -> Machine:
     versions = {"python": platform.python_version(), **{name: find_version(name) for name in names}}
     cpu, flags = read_cpu(_read("/proc/cpuinfo"))
     gpus, cudnn = _find_gpus() if versions["torch"] else ((), None)
-    limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
     return Machine(
         versions=versions,
         cpu=cpu or platform.processor() or platform.machine(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         flags=flags,
-        memory_gb=read_memory(_read("/proc/meminfo"), limit, used),
+        memory_gb=find_memory(),
         disks_gb={name: shutil.disk_usage(_nearest(path)).free / 2**30 for name, path in places.items()},
         gpus=gpus,
         cudnn=cudnn,
@@ -96,6 +95,12 @@ def read_cpu(cpuinfo: str) -> tuple[str, frozenset[str]]:
     model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     return model[1].strip() if model else "", frozenset(flags[1].split() if flags else ())
+
+
+def find_memory() -> tuple[float, float]:
+    """Return total and available GB now, a container's limit included; 0 where the system does not tell."""
+    limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
+    return read_memory(_read("/proc/meminfo"), limit, used)
 
 
 def read_memory(meminfo: str, limit: str = "", used: str = "") -> tuple[float, float]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medseg import __version__
 from medseg.core.errors import FormatError
 from medseg.core.volume import Labels
 from medseg.data.cases import Case
+from medseg.data.settings import Data
 from medseg.inference.model import TrainedModel
-from medseg.io import mask_suffix
+from medseg.io import mask_suffix, write_labels
+from medseg.workflows.sidecar import measure
 from medseg.workflows.to_dicom import OBJECTS
 
 if TYPE_CHECKING:
@@ -133,3 +135,13 @@ def parse_codes(codes: Mapping[int, str]) -> dict[int, tuple[str, str, str]]:
         scheme, value, meaning = text.split(":", 2)
         found[label] = (value, scheme, meaning)
     return found
+
+
+def write_mask(path: Path, labels: Labels, *, like: Path | Scan) -> None:
+    """Write a mask on the grid and with the header of the image it belongs to."""
+    write_labels(path, labels, None if path.suffix == ".png" else like)
+
+
+def measure_labels(labels: Labels, data: Data) -> dict[str, Any]:
+    """Return name and volume of every label, as the sidecar holds them."""
+    return measure(labels, data.labels)

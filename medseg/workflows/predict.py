@@ -10,7 +10,7 @@ from medseg.core.files import make_folder
 from medseg.data.store import StoredCase
 from medseg.inference.segment import Segmenter
 from medseg.io import mask_suffix
-from medseg.workflows.infer import measure_labels, write_mask
+from medseg.workflows.outputs import measure_labels, write_mask
 from medseg.workflows.progress import Progress
 from medseg.workflows.run_folder import RunFolder
 from medseg.workflows.sidecar import find_versions, hash_outputs, is_done, write_sidecar

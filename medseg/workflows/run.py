@@ -26,6 +26,7 @@ from medseg.tracking.overlay import draw_overlay, pick_cases
 from medseg.tracking.store import Tracker, start_run
 from medseg.train.distributed import is_main_process
 from medseg.workflows.evaluate import evaluate
+from medseg.workflows.locate import settle_locator
 from medseg.workflows.model_folder import write_model
 from medseg.workflows.parallel import Workers
 from medseg.workflows.postprocess_choice import settle_infer
@@ -113,6 +114,7 @@ def train_and_evaluate(
             )
         if not is_main_process():
             return
+        settle_locator(config, folder, progress=progress)
         cases = score(config, folder, progress=progress, report=report)
         track_results(config, folder, cases, report, tracker)
         status = "FINISHED"

@@ -81,4 +81,5 @@ def test_a_job_is_told_by_the_header(segmenter: Segmenter):
 
 
 def test_the_growth_of_the_resident_set_is_seen():
-    assert measure_mb(lambda: np.ones(32 * MB // 8)) > 20
+    # More than malloc ever takes from what it has kept: fresh pages.
+    assert measure_mb(lambda: np.ones(128 * MB // 8)) > 100

@@ -4,15 +4,12 @@ import json
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from medseg.core.errors import ResourceError
-from medseg.data.cases import Case
 from medseg.io import read_labels
-from medseg.workflows.infer import infer_case
 from medseg.workflows.parallel import Workers
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import Report
@@ -119,19 +116,6 @@ def test_a_worker_that_dies_is_a_matter_of_the_machine():
 
 def exit_at_once(number: int) -> None:
     os._exit(number)
-
-
-def test_memory_that_runs_out_fails_the_case_and_not_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    def fill(*arguments: object, **options: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr("medseg.workflows.infer._plan_case", lambda *arguments: (None, {}))
-    monkeypatch.setattr("medseg.workflows.infer._segment_case", fill)
-    segmenter = SimpleNamespace(model=None)
-    result = infer_case(segmenter, Case("a", ()), tmp_path, save_probabilities=False)  # type: ignore[arg-type]
-    assert (result.status, result.code) == ("failed", "OUT_OF_MEMORY") and list(tmp_path.iterdir()) == []
 
 
 def test_a_patient_without_an_image_is_reported_and_the_others_are_done(

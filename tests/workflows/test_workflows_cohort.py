@@ -1,0 +1,252 @@
+"""infer over a cohort: overlapping cases, errors in any stage, shards, modes."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from medseg.core.errors import ResourceError
+from medseg.data.cases import Case, make_id
+from medseg.inference.model import load_model
+from medseg.inference.segment import Segmenter
+from medseg.workflows import infer as command
+from medseg.workflows import stages as module
+from medseg.workflows.foresight import OTHERS, Foresight
+from medseg.workflows.stages import CaseStages
+from tests.tiny import IDS, document, hashes, medseg
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def images(tiny_cohort: Path) -> Path:
+    return tiny_cohort / "imagesTr"
+
+
+@pytest.fixture(scope="module")
+def segmenter(tiny_run: Path) -> Segmenter:
+    model = load_model(tiny_run, CPU)
+    return Segmenter(model, model.infer)
+
+
+@pytest.fixture
+def overlapping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with more than one thread, with which the tests do not load the machine."""
+    monkeypatch.setattr(command, "may_overlap", lambda segmenter: True)
+
+
+def infer(source: Path, run: Path, out: Path, *more: object):
+    return medseg("infer", source, "-m", run, "-o", out, "--threads", "1", "--device", "cpu", *more)
+
+
+def masks(out: Path) -> dict[str, str]:
+    return {name: digest for name, digest in hashes(out).items() if not name.startswith("report")}
+
+
+@pytest.fixture(scope="module")
+def whole(images: Path, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process writes, case after case."""
+    out = tmp_path_factory.mktemp("whole")
+    assert infer(images, tiny_run, out).exit_code == 0
+    return out
+
+
+def test_overlapping_cases_get_the_bytes_that_they_get_one_by_one(
+    images: Path, tiny_run: Path, tmp_path: Path, whole: Path, overlapping: None
+):
+    result = infer(images, tiny_run, tmp_path, "--json")
+    assert [case["id"] for case in document(result)["cases"]] == sorted(IDS)
+    assert masks(tmp_path) == masks(whole)
+
+
+def test_a_bad_scan_among_overlapping_ones_is_reported_and_the_others_are_done(
+    images: Path, tiny_run: Path, tmp_path: Path, whole: Path, overlapping: None
+):
+    for name in IDS[:3]:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        content = (images / f"{name}.nii.gz").read_bytes()
+        (tmp_path / "in" / f"{name}.nii.gz").write_bytes(content[:-50] if name == IDS[1] else content)
+    result = infer(tmp_path / "in", tiny_run, tmp_path / "OUT", "--json")
+    tree = document(result)
+    assert result.exit_code == 3 and [case["status"] for case in tree["cases"]] == [
+        "done",
+        "rejected",
+        "done",
+    ]
+    assert all(case["seconds"] > 0 for case in tree["cases"])
+    wanted = {f"{name}{end}" for name in (IDS[0], IDS[2]) for end in (".nii.gz", ".json")}
+    assert masks(tmp_path / "OUT") == {name: masks(whole)[name] for name in wanted}
+
+
+def test_a_full_disk_while_a_mask_is_written_ends_the_command(
+    images: Path, tiny_run: Path, tmp_path: Path, overlapping: None, monkeypatch: pytest.MonkeyPatch
+):
+    def fill(path: Path, *arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "write_mask", fill)
+    result = infer(images, tiny_run, tmp_path)
+    assert result.exit_code == 4 and "DISK_FULL" in result.stderr and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", ["_read", "_predict", "_write"])
+def test_memory_that_runs_out_in_any_stage_fails_the_case(
+    segmenter: Segmenter, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+):
+    def fill(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(CaseStages, stage, fill)
+    stages = CaseStages(segmenter, [Case("a", (images / f"{IDS[0]}.nii.gz",))], tmp_path)
+    result = stages.write(stages.predict(stages.read(0)))
+    assert (result.status, result.code) == ("failed", "OUT_OF_MEMORY") and list(tmp_path.iterdir()) == []
+
+
+def test_another_runtime_error_is_a_bug_and_stays_one(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(CaseStages, "_read", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        CaseStages(segmenter, [Case("a", ())], tmp_path).read(0)
+
+
+# ---- room for neighbours --------------------------------------------------------------------------
+
+
+def scan(images: Path, name: str) -> Case:
+    return Case(name, (images / f"{name}.nii.gz",))
+
+
+def test_neighbours_are_a_part_of_the_forecast_where_they_fit(segmenter: Segmenter, images: Path):
+    before, case, after = (scan(images, name) for name in IDS[:3])
+    foresee = Foresight(segmenter, 64.0, overlaps=True)
+    alone, shared = foresee(case), foresee(case, before, after)
+    assert alone.parts_mb[OTHERS] == 0 < shared.parts_mb[OTHERS] and shared.peak_mb > alone.peak_mb
+    assert shared.way == alone.way
+
+
+def test_neighbours_that_do_not_fit_are_left_out(segmenter: Segmenter, images: Path):
+    before, case, after = (scan(images, name) for name in IDS[:3])
+    own = Foresight(segmenter, 64.0)(case)
+    tight = Foresight(segmenter, 64.0, overlaps=True)
+    tight._look(case), tight._look(before), tight._look(after)
+    tight._cap_mb = own.peak_mb + 1e-3
+    assert OTHERS not in tight(case, before, after).parts_mb
+
+
+def test_without_a_limit_neighbours_take_half_of_the_free_memory_at_most(
+    segmenter: Segmenter, images: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before, case, after = (scan(images, name) for name in IDS[:3])
+    assert OTHERS in Foresight(segmenter, None, overlaps=True)(case, before, after).parts_mb
+    monkeypatch.setattr("medseg.workflows.foresight.find_memory", lambda: (1.0, 1e-6))
+    assert OTHERS not in Foresight(segmenter, None, overlaps=True)(case, before, after).parts_mb
+
+
+def test_a_neighbour_that_cannot_be_read_takes_no_memory(segmenter: Segmenter, images: Path, tmp_path: Path):
+    (tmp_path / "torn.nii.gz").write_bytes(b"no image")
+    case, torn = scan(images, IDS[0]), Case("torn", (tmp_path / "torn.nii.gz",))
+    foresee = Foresight(segmenter, None, overlaps=True)
+    assert foresee(case, torn, torn).parts_mb[OTHERS] == 0
+    assert (foresee.count_windows(torn), foresee.count_windows(Case("none", ()))) == (1, 1)
+    assert foresee.count_windows(case) == 8
+
+
+def test_one_thread_or_a_cascade_leaves_nothing_to_overlap(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert not command.may_overlap(segmenter)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert command.may_overlap(segmenter)
+
+
+def test_reading_and_writing_share_a_thread_on_a_cpu_and_with_dicom(segmenter: Segmenter, images: Path):
+    class Gpu:
+        device = torch.device("cuda")
+
+    assert command.count_lanes(segmenter, []) == 1
+    assert command.count_lanes(Gpu(), [scan(images, IDS[0])]) == 2  # type: ignore[arg-type]
+    assert command.count_lanes(Gpu(), [Case("a", (object(),))]) == 1  # type: ignore[arg-type]
+
+
+# ---- shards ---------------------------------------------------------------------------------------
+
+
+def test_shards_make_together_what_one_process_makes(
+    images: Path, tiny_run: Path, tmp_path: Path, whole: Path
+):
+    # What another living process (here: our parent) is writing stays.
+    theirs = tmp_path / f".part-{module_host()}-{os.getppid()}-0-a.nii.gz"
+    theirs.write_bytes(b"half")
+    for number in (1, 2):
+        assert infer(images, tiny_run, tmp_path, "--shard", f"{number}/2").exit_code == 0
+    assert theirs.read_bytes() == b"half"
+    theirs.unlink()
+    reports = [json.loads((tmp_path / f"report_{number}_of_2.json").read_text()) for number in (1, 2)]
+    assert [[case["id"] for case in report["cases"]] for report in reports] == [
+        sorted(IDS)[0::2],
+        sorted(IDS)[1::2],
+    ]
+    assert masks(tmp_path) == masks(whole)
+
+
+def module_host() -> str:
+    from medseg.core.files import HOST
+
+    return HOST
+
+
+def test_a_shard_beyond_the_cases_has_nothing_to_do(images: Path, tiny_run: Path, tmp_path: Path):
+    result = infer(images / f"{IDS[0]}.nii.gz", tiny_run, tmp_path, "--shard", "2/2", "--json")
+    assert result.exit_code == 0 and document(result)["cases"] == []
+
+
+def test_a_wrong_shard_is_a_usage_error(images: Path, tiny_run: Path, tmp_path: Path):
+    result = infer(images, tiny_run, tmp_path / "OUT", "--shard", "3/2")
+    assert result.exit_code == 2 and "SHARD_INVALID" in result.stderr and not (tmp_path / "OUT").exists()
+
+
+def test_no_case_is_named_like_a_report():
+    assert [make_id(name) for name in ("report", "report_1_of_2", "report_1")] == [
+        "report_",
+        "report_1_of_2_",
+        "report_1",
+    ]
+
+
+# ---- modes ----------------------------------------------------------------------------------------
+
+
+def settings(out: Path) -> dict[str, object]:
+    return dict(json.loads((out / f"{IDS[0]}.json").read_text())["settings"])
+
+
+def test_a_fast_mask_is_another_output_than_an_exact_one(images: Path, tiny_run: Path, tmp_path: Path):
+    source, statuses = images / f"{IDS[0]}.nii.gz", []
+    for mode in ("exact", "fast", "fast", "accurate", "exact"):
+        result = infer(source, tiny_run, tmp_path, "--mode", mode, "--json")
+        statuses.append(document(result)["cases"][0]["status"])
+        if mode == "fast":
+            assert settings(tmp_path)["overlap"] == 0.25 and settings(tmp_path)["where"] == "content"
+    # The tiny model's own settings are those of `accurate` but for mirroring, which its plan forbids.
+    assert statuses == ["done", "done", "skipped", "done", "skipped"]
+    assert settings(tmp_path)["where"] == "everywhere" and settings(tmp_path)["networks"] == 1
+
+
+def test_an_unknown_mode_is_refused(images: Path, tiny_run: Path, tmp_path: Path):
+    result = infer(images, tiny_run, tmp_path / "OUT", "--mode", "quick", "--dry-run")
+    assert result.exit_code == 2 and "UNKNOWN_NAME" in result.stderr
+
+
+def test_a_resource_error_of_the_forecast_comes_at_its_case(segmenter: Segmenter, images: Path):
+    foresee = Foresight(segmenter, 0.001)
+    assert foresee.count_windows(scan(images, IDS[0])) == 1
+    with pytest.raises(ResourceError, match="are needed"):
+        foresee(scan(images, IDS[0]))
