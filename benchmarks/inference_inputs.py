@@ -142,6 +142,7 @@ def write_many_classes(folder: Path, classes: int) -> None:
     model = Builder(name="light_unet", options={"size": "nano", "upsampling": "linear"})
     torch.manual_seed(0)
     network = build_network(model, plan, 1, classes)
+    _make_blobs(network)
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
     description = {
         "name": "many_classes",
@@ -150,3 +151,15 @@ def write_many_classes(folder: Path, classes: int) -> None:
         "infer": {"postprocess_choice": "off"},
     }
     save_model(folder, description, plan, {0: save(weights)}, {})
+
+
+@torch.no_grad()
+def _make_blobs(network: torch.nn.Module) -> None:
+    """Let coarse levels decide, and background win often: masks as large as organs, not noise."""
+    decoder: Any = network.get_submodule("net.decoder")
+    for stage in decoder.stages:
+        weight = stage.conv.weight
+        weight[:, weight.shape[1] // 2 :] *= 0.05  # what skips a level
+    head = decoder.heads[0]
+    head.weight /= head.weight.norm(dim=1, keepdim=True)  # or few classes would win everywhere
+    head.bias[0] += 1

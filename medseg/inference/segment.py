@@ -19,6 +19,7 @@ from medseg.data.preprocess import Placement
 from medseg.inference.export import Exporter, Mask, Probabilities
 from medseg.inference.head import Head, split_head
 from medseg.inference.model import TrainedModel
+from medseg.inference.network import small_window
 from medseg.inference.predict import (
     Ensemble,
     Slab,
@@ -52,7 +53,8 @@ class Segmenter:
         self.settings = settings
         self.device = next(model.networks[0].parameters()).device
         plan = model.plan
-        self.way = Way(choose_window_batch(model.networks[0], model.n_inputs, plan.patch, plan.dims))
+        small = small_window(plan)
+        self.way = Way(choose_window_batch(model.networks[0], model.n_inputs, plan.patch, plan.dims, small))
         self.ensemble = self._build_ensemble(tells_disagreement)
         # Steps name labels by their stored values, and run on stored values.
         self._steps = [
@@ -180,7 +182,7 @@ class Segmenter:
         head: Head | None = None
         if len(networks) == 1 and not tells_disagreement and _may_shrink(networks[0], model.data.n_outputs):
             noise = torch.Generator().manual_seed(0)
-            size = (1, model.n_inputs, *model.plan.patch[: model.plan.dims])
+            size = (1, model.n_inputs, *small_window(model.plan)[: model.plan.dims])
             parts = split_head(networks[0], torch.randn(size, generator=noise).to(self.device))
             if parts is not None and parts[1].weight.shape[1] < model.data.n_outputs:
                 networks, head = (parts[0],), parts[1]
