@@ -2,8 +2,8 @@
 
     python nnunet_models_child.py ORDER.json
 
-Writes, per case, <case>.npz: the prepared array, its logits, and the margin between the best two outputs on
-the scan's grid (regions: the distance to the threshold); masks lie in a folder of their own.
+Writes, per case of the order, <case>.npz: the prepared array, its logits, and the margin between the best two
+outputs on the scan's grid (regions: the distance to the threshold); masks lie in a folder of their own.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def main(path: str) -> None:
             make_fold(order, configuration, fold, folder)
         (folder / "plans.json").write_text(json.dumps(order["plans"]))
         (folder / "dataset.json").write_text(json.dumps(order["dataset"]))
-        predict(order, folder)
+        if order["cases"]:
+            predict(order, folder)
 
 
 def make_fold(order: dict[str, Any], configuration: str, fold: int, folder: Path) -> None:
@@ -50,10 +51,26 @@ def make_fold(order: dict[str, Any], configuration: str, fold: int, folder: Path
                 value += 0.2 * torch.randn_like(value)
             if "seg_layers" in name:
                 value *= order["spread"]
+        if order.get("blobs"):
+            make_blobs(trainer.network)
     axes = tuple(range(len(trainer.configuration_manager.patch_size)))
     trainer.inference_allowed_mirroring_axes = axes if order["mirror"] else None  # which training sets
     (folder / f"fold_{fold}").mkdir(parents=True, exist_ok=True)
     trainer.save_checkpoint(str(folder / f"fold_{fold}" / "checkpoint_final.pth"))
+
+
+def make_blobs(network: torch.nn.Module) -> None:
+    """Let coarse levels decide, and background win often: masks as large as organs, not noise.
+
+    Upsampling repeats voxels, and of what skips a level little is left.
+    """
+    decoder = network.decoder
+    for up, stage in zip(decoder.transpconvs, decoder.stages, strict=True):
+        spatial = tuple(range(2, up.weight.ndim))
+        up.weight.copy_(up.weight.mean(spatial, keepdim=True).expand_as(up.weight))
+        stage.convs[0].conv.weight[:, up.weight.shape[1] :] *= 0.05
+    for layer in decoder.seg_layers:
+        layer.bias[0] += 2 * layer.weight.flatten(1).norm(dim=1).mean()
 
 
 def predict(order: dict[str, Any], folder: Path) -> None:

@@ -166,7 +166,7 @@ def measure_windows(segmenter: Segmenter, count: int) -> float:
     if segmenter.device.type != "cpu":
         return 0.0
     model = segmenter.model
-    windows = torch.zeros((count, len(model.data.channels), *model.plan.patch))
+    windows = torch.zeros((count, model.n_inputs, *model.plan.patch))
     segmenter.ensemble(windows)  # what the first pass leaves behind is not of the windows
     return measure_mb(lambda: segmenter.ensemble(windows))
 

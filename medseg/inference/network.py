@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import nn
 
@@ -25,6 +27,18 @@ def make_grid(plan: Plan) -> Grid:
         kernels=tuple(level[:n] for level in plan.kernels),
         features=plan.features,
     )
+
+
+def small_window(plan: Plan) -> tuple[int, int, int]:
+    """Return a window to try a network on, quicker than a whole one: the coarsest level has 2 voxels an axis.
+
+    Where the plan does not tell the network's strides, as of bundles, it is the whole one.
+    """
+    if len(plan.strides) == 1:
+        return plan.patch
+    total = (prod(steps) for steps in zip(*plan.strides, strict=True))
+    i, j, k = (min(edge, 2 * step) for edge, step in zip(plan.patch, total, strict=True))
+    return i, j, k
 
 
 def build_network(model: Builder, plan: Plan, n_channels: int, n_classes: int) -> nn.Module:

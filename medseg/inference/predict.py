@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
+from math import ceil, prod
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,6 @@ Blend = Callable[[Triple], Tensor]  # window -> (*window) weights
 # against 8.8 ms for one more row); two or four windows at once lift most layers over it.
 SLOW_CONV3D = 20480
 CUDA_WINDOWS = 8
-CPU = torch.device("cpu")
 CPU = torch.device("cpu")
 
 
@@ -238,11 +238,20 @@ def forward(network: Callable[[Tensor], Tensor], image_BCIJK: Tensor, dims: int)
     return network(image_BCIJK).float()
 
 
-def choose_window_batch(network: nn.Module, in_channels: int, patch: tuple[int, int, int], dims: int) -> int:
+def choose_window_batch(
+    network: nn.Module, in_channels: int, patch: Triple, dims: int, small: Triple | None = None
+) -> int:
     """Return how many windows to run at once: by formula, so that results do not depend on timing.
 
     On a CPU the smallest of 1, 2, 4 that lifts every 3D convolution over `SLOW_CONV3D` (the most it
     can, where none does); on CUDA a fixed number.
+
+    Args:
+        network: In eval mode.
+        in_channels: That it takes.
+        patch: Window edge in voxels.
+        dims: 2 or 3.
+        small: A smaller window whose levels are that much smaller, which is quicker to look at.
     """
     device = next(network.parameters()).device
     if device.type != "cpu":
@@ -250,14 +259,17 @@ def choose_window_batch(network: nn.Module, in_channels: int, patch: tuple[int, 
     if dims == 2:
         return 4
     sizes: list[int] = []
+    window = small or patch
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if isinstance(module, nn.Conv3d):
-            sizes.append(inputs[0][0].shape[:3].numel())
+            channels, *edges = inputs[0][0].shape[:3]
+            rows = (ceil(n * edge / tried) for n, edge, tried in zip(edges, patch, window))
+            sizes.append(channels * prod(rows))
 
     handles = [module.register_forward_pre_hook(note) for module in network.modules()]
     with torch.inference_mode():
-        network(torch.zeros((1, in_channels, *patch)))
+        network(torch.zeros((1, in_channels, *window)))
     for handle in handles:
         handle.remove()
     slow = [sum(size * batch <= SLOW_CONV3D for size in sizes) for batch in (1, 2, 4)]

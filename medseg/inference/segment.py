@@ -20,6 +20,7 @@ from medseg.inference.backends.choose import choose_backend
 from medseg.inference.export import Exporter, Mask, Probabilities
 from medseg.inference.head import Head, split_head
 from medseg.inference.model import TrainedModel
+from medseg.inference.network import small_window
 from medseg.inference.predict import Ensemble, Slab, collect, stream_logits
 from medseg.inference.refine import REFINE, apply_refine
 from medseg.inference.rolling import Rolling
@@ -64,6 +65,7 @@ class Segmenter:
             model.plan.dims,
             threads=torch.get_num_threads(),  # of the process, as `infer --threads` set it
             n_windows=n_windows,
+            small=small_window(model.plan),
         )
         self.way = Way(self.decision.chosen.window_batch)
         mirror_axes = model.plan.mirror_axes if settings.mirror else ()
@@ -201,7 +203,7 @@ class Segmenter:
         n_outputs = model.data.n_outputs
         if len(model.networks) == 1 and _may_shrink(model.networks[0], n_outputs):
             noise = torch.Generator().manual_seed(0)
-            size = (1, model.n_inputs, *model.plan.patch[: model.plan.dims])
+            size = (1, model.n_inputs, *small_window(model.plan)[: model.plan.dims])
             parts = split_head(model.networks[0], torch.randn(size, generator=noise).to(self.device))
             if parts is not None and parts[1].weight.shape[1] < n_outputs:
                 return (parts[0],), parts[1]

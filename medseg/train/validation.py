@@ -13,6 +13,7 @@ from torch import nn
 from medseg.core.volume import IGNORED
 from medseg.data.plan import Plan
 from medseg.data.store import StoredCase
+from medseg.inference.network import small_window
 from medseg.inference.predict import choose_window_batch, predict_logits
 from medseg.train.distributed import sum_over_ranks
 
@@ -48,7 +49,9 @@ def make_validation(
 
     def validate(network: nn.Module) -> dict[str, float]:
         device = next(network.parameters()).device
-        batch = choose_window_batch(network, chosen[0].image.shape[0], plan.patch, plan.dims)
+        batch = choose_window_batch(
+            network, chosen[0].image.shape[0], plan.patch, plan.dims, small_window(plan)
+        )
         overlaps = np.zeros((2, len(names)))
         for case in chosen[share[0] :: share[1]]:
             image = torch.from_numpy(np.asarray(case.image[:]).astype(np.float32)).to(device)

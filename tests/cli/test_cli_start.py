@@ -6,9 +6,16 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save
 
 from medseg import __version__
-from tests.tiny import medseg
+from medseg.core.settings import Builder
+from medseg.data.settings import Channel, Data
+from medseg.inference.model import save_model
+from medseg.inference.network import build_network
+from medseg.io import write_volume
+from tests.builders import make_plan
+from tests.tiny import make_case, medseg
 
 HEAVY = ("torch", "monai", "mlflow", "SimpleITK", "scipy", "matplotlib")
 VERBS = ("check", "plan", "preprocess", "train", "run", "infer", "evaluate", "phantom", "list")
@@ -32,6 +39,24 @@ def probe(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_looking_around_imports_nothing_heavy(arguments: list[str]):
     result = probe(*arguments)
     assert result.returncode == 0 and result.stderr.endswith("HEAVY []\n"), result.stderr
+
+
+def test_inference_imports_torch_and_nothing_else_heavy(tmp_path: Path):
+    plan, options = make_plan(patch=(8, 8, 8)), {"size": "nano"}
+    data = Data(channels={"mr": Channel(normalize="none")}, labels={1: "organ"})
+    network = build_network(Builder(name="light_unet", options=options), plan, 1, 2)
+    description = {
+        "name": "light",
+        "data": data.model_dump(mode="json"),
+        "model": {"name": "light_unet", "options": options},
+        "infer": {},
+    }
+    save_model(tmp_path / "model", description, plan, {0: save(network.state_dict())}, {})
+    image, _ = make_case(0)
+    write_volume(tmp_path / "scan.nii.gz", image)
+    result = probe("infer", tmp_path / "scan.nii.gz", "-m", tmp_path / "model", "-o", tmp_path / "out")
+    assert (tmp_path / "out" / "scan.nii.gz").exists(), result.stderr
+    assert result.stderr.endswith("HEAVY ['scipy', 'torch']\n"), result.stderr
 
 
 def test_an_unknown_key_is_refused_with_a_suggestion_before_anything_heavy_is_imported(tmp_path: Path):

@@ -12,7 +12,7 @@ from medseg.core.errors import CheckpointError, ConfigError, MedsegError, Resour
 from medseg.core.files import sha256_of_file
 from medseg.data import preprocess
 from medseg.inference.model import find_model, load_model, save_model
-from medseg.inference.network import build_network, choose_device, make_grid
+from medseg.inference.network import build_network, choose_device, make_grid, small_window
 from medseg.inference.segment import Segmenter
 from tests.builders import make_plan
 from tests.tiny import make_case
@@ -229,3 +229,13 @@ def test_auto_takes_a_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch):
 def test_a_model_that_names_foreign_code_is_refused_before_it_is_imported(folder: Path, change: dict):
     edit(folder / "model.json", **change)
     assert refuse(folder).code == "MODEL_RUNS_CODE"
+
+
+def test_a_small_window_keeps_two_voxels_at_the_coarsest_level_and_is_no_larger_than_the_patch():
+    levels = ((1, 1, 1), (2, 2, 1), (2, 2, 2))
+    assert small_window(make_plan(patch=(40, 56, 20), strides=levels)) == (8, 8, 4)
+    assert small_window(make_plan(patch=(40, 4, 3), strides=levels)) == (8, 4, 3)
+
+
+def test_where_the_strides_are_not_known_the_small_window_is_a_whole_one():
+    assert small_window(make_plan(patch=(40, 56, 20), strides=((1, 1, 1),))) == (40, 56, 20)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from medseg.inference.predict import SLOW_CONV3D, choose_window_batch, predict_logits
+from medseg.models import MODELS, Grid
 
 PATCH = (6, 4, 5)
 
@@ -150,6 +151,16 @@ def test_the_batch_of_windows_follows_the_formula(patch: tuple[int, int, int], b
     if batch > 1:
         assert rows * batch > SLOW_CONV3D >= rows * batch / 2
     assert choose_window_batch(network, 32, patch, 3) == batch
+
+
+@pytest.mark.parametrize("name", ["unet", "strided_unet", "light_unet", "residual_unet"])
+def test_a_small_window_tells_the_batch_of_a_large_one(name: str):
+    levels = ((1, 1, 1), (2, 2, 1), (2, 2, 2), (2, 2, 2))
+    patch, small = (40, 56, 16), (16, 16, 8)
+    grid = Grid(3, patch, (1.0, 1.0, 2.0), levels, ((3, 3, 3),) * 4, (4, 16, 32, 32))
+    network = MODELS[name](1, 3, grid).eval()
+    batch = choose_window_batch(network, 1, patch, 3, small)
+    assert batch == choose_window_batch(network, 1, patch, 3) != choose_window_batch(network, 1, small, 3)
 
 
 def test_the_hooks_of_the_measurement_are_gone():

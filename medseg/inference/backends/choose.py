@@ -86,6 +86,7 @@ def choose_backend(
     *,
     threads: int | None = None,
     n_windows: int | None = None,
+    small: tuple[int, int, int] | None = None,
     clock: Clock = time.perf_counter,
 ) -> tuple[Decision, list[Backend]]:
     """Return the decision, and a backend per network.
@@ -98,6 +99,7 @@ def choose_backend(
         dims: 2 or 3.
         threads: Of the CPU; None takes all.
         n_windows: That each network will see, where it is known; then making backends counts, too.
+        small: A smaller window to look at the network with, see `choose_window_batch`.
         clock: Seconds.
 
     Raises:
@@ -109,7 +111,7 @@ def choose_backend(
         builder = select("backend", BACKENDS, candidate.backend, options)
         return builder(network, in_channels, patch, dims, threads=threads)
 
-    batch = choose_window_batch(networks[0], in_channels, patch, dims)
+    batch = choose_window_batch(networks[0], in_channels, patch, dims, small)
     plain = Candidate("torch", batch)
     if asked != AUTO:
         chosen = plain if asked == "torch" else Candidate(asked)
