@@ -38,7 +38,10 @@ def infer(
         ),
     ],
     model: Annotated[
-        Path, typer.Option("--model", "-m", help="A run folder or its model folder.", show_default=False)
+        Path,
+        typer.Option(
+            "--model", "-m", help="A run, its model folder, an nnU-Net results folder or a MONAI bundle."
+        ),
     ],
     out: o.Out,
     format_: Annotated[
@@ -97,7 +100,7 @@ def infer(
         wanted = Wanted(series, volume, allow_tilt, allow_resample_z, slice_thickness)
         progress, part = make_progress(quiet=quiet), parse_shard(shard)
         if dry_run:
-            machine = Machine(device, threads, memory_gb, trust_code, mode, part)
+            machine = Machine(device, threads, memory_gb, trust_code, mode, part, backend, save_uncertainty)
             announce(inputs, model, out, wanted, report, progress, machine)
             return
         from medseg.workflows.infer import infer as work
@@ -138,6 +141,8 @@ class Machine:
     trust_code: bool
     mode: str
     shard: Shard
+    backend: str
+    save_uncertainty: bool
 
 
 def announce(
@@ -158,9 +163,8 @@ def announce(
     from medseg.inference.model import load_model
     from medseg.inference.modes import apply_mode
     from medseg.inference.network import choose_device
-    from medseg.inference.segment import Segmenter
     from medseg.workflows.foresight import Foresight
-    from medseg.workflows.infer import may_overlap
+    from medseg.workflows.infer import make_segmenter, may_overlap
     from medseg.workflows.report import CaseResult
 
     device = choose_device(machine.device or "auto")
@@ -168,7 +172,7 @@ def announce(
     model, _ = apply_mode(load_model(model_path, device, trust_code=machine.trust_code), machine.mode)
     key = peek_key(find_key())
     cases = machine.shard.take(find_inputs(inputs, model.data, lambda: key, wanted))
-    segmenter = Segmenter(model, model.infer)
+    segmenter = make_segmenter(model, machine.backend, save_uncertainty=machine.save_uncertainty)
     foresee = Foresight(segmenter, machine.memory_gb, progress.say, overlaps=may_overlap(segmenter))
     forecasts = {}
     for before, case, after in zip([None, *cases], cases, [*cases[1:], None]):

@@ -92,9 +92,7 @@ def infer(
     cases = shard.take(cases)
     make_folder(out)
     sweep(out)
-    is_watched = save_uncertainty or model.trust is not None
-    tells_disagreement = is_watched and count_members(model) > 1
-    segmenter = Segmenter(model, model.infer, tells_disagreement=tells_disagreement, backend=backend)
+    segmenter = make_segmenter(model, backend, save_uncertainty=save_uncertainty)
     report.extra["backend"] = segmenter.decision.to_json()
     if backend == AUTO:
         progress.say(segmenter.decision.describe())
@@ -122,6 +120,13 @@ def infer(
     report.write(out / shard.report_name)
     _raise_if_too_large(report)
     return model
+
+
+def make_segmenter(model: TrainedModel, backend: str, *, save_uncertainty: bool) -> Segmenter:
+    """Return what predicts all cases of a command; a forecast of them needs the same."""
+    is_watched = save_uncertainty or model.trust is not None
+    tells_disagreement = is_watched and count_members(model) > 1
+    return Segmenter(model, model.infer, tells_disagreement=tells_disagreement, backend=backend)
 
 
 def may_overlap(segmenter: Segmenter) -> bool:
