@@ -144,3 +144,32 @@ def require_equal(backend: str, run: Backend, network: nn.Module, window_BCIJK: 
 def _fail(backend: str, network: nn.Module, why: str) -> ConfigError:
     name = type(getattr(network, "net", network)).__name__  # what pads to the stride is not its name
     return ConfigError(f"{name} on {backend} {why}", hint="use --backend torch", code="BACKEND_FAILED")
+
+
+def convert(
+    backend: str,
+    network: nn.Module,
+    in_channels: int,
+    patch: tuple[int, int, int],
+    dims: int,
+    compile_graph: Callable[[Tensor], Callable[[Window], Window]],
+) -> Backend:
+    """Return a network compiled elsewhere, once it has given torch's logits.
+
+    Args:
+        backend: Its name, a key of `BACKENDS` and the package that it needs.
+        network: In eval mode, on the CPU.
+        in_channels: Of the image.
+        patch: Window edge in voxels.
+        dims: 2 or 3.
+        compile_graph: Records the network on a (1, C, *spatial) window and returns what runs one.
+
+    Raises:
+        ConfigError: BACKEND_FAILED.
+    """
+    require_cpu(backend, network)
+    with tracing(backend, network):
+        call = compile_graph(flatten(make_window(in_channels, patch), dims))
+    run = one_by_one(call, dims)
+    require_equal(backend, run, network, make_window(in_channels, patch, seed=1), dims)
+    return run

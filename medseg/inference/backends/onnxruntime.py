@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
 
-from medseg.inference.backends.convert import (
-    Backend,
-    flatten,
-    make_window,
-    one_by_one,
-    require,
-    require_cpu,
-    require_equal,
-    to_onnx,
-    tracing,
-)
+from torch import Tensor, nn
+
+from medseg.inference.backends.convert import Backend, Window, convert, require, to_onnx
 
 NAME = "onnxruntime"
 
@@ -40,14 +32,14 @@ def onnxruntime_backend(
         ConfigError: BACKEND_MISSING, BACKEND_FAILED.
     """
     onnxruntime = require(NAME)
-    require_cpu(NAME, network)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors: it warns of initialisers that its optimizer removes
     if threads:
         options.intra_op_num_threads = threads
-    with tracing(NAME, network):
-        content = to_onnx(network, flatten(make_window(in_channels, patch), dims))
+
+    def compile_graph(window_BC: Tensor) -> Callable[[Window], Window]:
+        content = to_onnx(network, window_BC)
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    run = one_by_one(lambda window: session.run(None, {"image": window})[0], dims)
-    require_equal(NAME, run, network, make_window(in_channels, patch, seed=1), dims)
-    return run
+        return lambda window: session.run(None, {"image": window})[0]
+
+    return convert(NAME, network, in_channels, patch, dims, compile_graph)

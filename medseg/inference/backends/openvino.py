@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
 
-from medseg.inference.backends.convert import (
-    Backend,
-    flatten,
-    make_window,
-    one_by_one,
-    require,
-    require_cpu,
-    require_equal,
-    to_openvino,
-    tracing,
-)
+from torch import Tensor, nn
+
+from medseg.inference.backends.convert import Backend, Window, convert, require, to_openvino
 
 NAME = "openvino"
 
@@ -40,13 +32,12 @@ def openvino_backend(
         ConfigError: BACKEND_MISSING, BACKEND_FAILED.
     """
     openvino = require(NAME)
-    require_cpu(NAME, network)
     settings = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
-    with tracing(NAME, network):
-        model = to_openvino(network, flatten(make_window(in_channels, patch), dims))
-        compiled = openvino.Core().compile_model(model, "CPU", settings)
-    run = one_by_one(lambda window: compiled([window])[0], dims)
-    require_equal(NAME, run, network, make_window(in_channels, patch, seed=1), dims)
-    return run
+
+    def compile_graph(window_BC: Tensor) -> Callable[[Window], Window]:
+        compiled = openvino.Core().compile_model(to_openvino(network, window_BC), "CPU", settings)
+        return lambda window: compiled([window])[0]
+
+    return convert(NAME, network, in_channels, patch, dims, compile_graph)
