@@ -6,10 +6,8 @@ and `_target_` names what to call (https://docs.monai.io/en/stable/config_syntax
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from medseg.core.errors import CheckpointError
@@ -26,28 +24,6 @@ def refuse(what: str) -> CheckpointError:
         hint="run it with MONAI, or write it with literals and known names",
         code="BUNDLE_UNSUPPORTED",
     )
-
-
-def damaged(what: str) -> CheckpointError:
-    """Return the error for a bundle that is not whole."""
-    return CheckpointError(
-        f"{what} is missing or damaged", hint="copy the bundle again", code="MODEL_DAMAGED"
-    )
-
-
-def read_tree(path: Path) -> Tree:
-    """Return the object that a JSON file holds.
-
-    Raises:
-        CheckpointError: MODEL_DAMAGED.
-    """
-    try:
-        tree = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise damaged(path.name) from error
-    if not isinstance(tree, dict):
-        raise damaged(path.name)
-    return tree
 
 
 def find(tree: Tree, *places: str) -> Any:

@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from medseg.core.files import sha256_of, sha256_of_file
 from medseg.data.plan import Normalization, Plan
 from medseg.data.settings import Channel, Data, Region
-from medseg.inference.bundle.config import Tree, damaged, find, read_literal, read_tree, refuse, target_of
+from medseg.inference.bundle.config import Tree, find, read_literal, refuse, target_of
 from medseg.inference.bundle.network import build_network, load_weights
 from medseg.inference.bundle.transforms import Preparation, read_preparation
+from medseg.inference.damage import damaged, read_tree
 from medseg.inference.model import TrainedModel
 from medseg.inference.nnunet.unpickle import load_checkpoint
 from medseg.inference.settings import Infer

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medseg.inference.bundle.config import Tree, damaged, find, read_literal, refuse, target_of
+from medseg.inference.bundle.config import Tree, find, read_literal, refuse, target_of
+from medseg.inference.damage import damaged
 
 KNOWN = ("UNet", "BasicUNet", "DynUNet", "SegResNet", "SwinUNETR", "UNETR")
 FORGOTTEN = {"img_size"}  # of SwinUNETR in bundles for MONAI below 1.5; its weights do not depend on it

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from medseg.core.errors import CheckpointError
 from medseg.data.settings import Channel, Data, Region
-from medseg.inference.nnunet.plans import damaged, refuse
+from medseg.inference.damage import damaged
+from medseg.inference.nnunet.plans import refuse
 
 NORMALIZE = {"CTNormalization": "ct", "ZScoreNormalization": "zscore"}
 

@@ -11,13 +11,14 @@ from torch import Tensor
 from medseg.core.files import sha256_of, sha256_of_file
 from medseg.data.plan import Normalization, Plan
 from medseg.data.settings import Data
+from medseg.inference.damage import damaged, read_tree
 from medseg.inference.model import TrainedModel
 from medseg.inference.nnunet.blending import blend_weights
 from medseg.inference.nnunet.folder import Results
 from medseg.inference.nnunet.intensities import CT_PROPERTIES, SCHEMES, Scheme
 from medseg.inference.nnunet.labels import read_data
 from medseg.inference.nnunet.network import build_network, load_weights
-from medseg.inference.nnunet.plans import Configuration, Plans, damaged, read_plans, read_tree, refuse
+from medseg.inference.nnunet.plans import Configuration, Plans, read_plans, refuse
 from medseg.inference.nnunet.preparation import Preparation
 from medseg.inference.nnunet.unpickle import load_checkpoint
 from medseg.inference.settings import Infer

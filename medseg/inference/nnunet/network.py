@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from medseg.core.errors import ConfigError
-from medseg.inference.nnunet.plans import Architecture, Configuration, damaged, refuse
+from medseg.inference.damage import damaged
+from medseg.inference.nnunet.plans import Architecture, Configuration, refuse
 from medseg.models.grid import Grid
 from medseg.models.padding import PadToStride
 from medseg.models.residual import ResidualEncoder

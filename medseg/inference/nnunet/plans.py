@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -10,6 +9,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medseg.core.errors import CheckpointError
+from medseg.inference.damage import damaged, read_tree
 from medseg.inference.nnunet.resampling import Resampling
 
 T = TypeVar("T", bound=BaseModel)
@@ -135,28 +135,6 @@ def read_plans(path: Path) -> Plans:
     tree = read_tree(path)
     old = tree.get("foreground_intensity_properties_by_modality", {})
     return parse(Plans, {"foreground_intensity_properties_per_channel": old, **tree})
-
-
-def read_tree(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds.
-
-    Raises:
-        CheckpointError: MODEL_DAMAGED.
-    """
-    try:
-        tree = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise damaged(path.name) from error
-    if not isinstance(tree, dict):
-        raise damaged(path.name)
-    return tree
-
-
-def damaged(what: str) -> CheckpointError:
-    """Return the error for a file that cannot be what it should be."""
-    return CheckpointError(
-        f"{what} is missing or damaged", hint="copy the model folder again", code="MODEL_DAMAGED"
-    )
 
 
 def parse(kind: type[T], tree: Any) -> T:
