@@ -183,6 +183,7 @@ def test_the_time_left_in_words(seconds: float | None, words: str):
     assert word_left(seconds) == words
 
 
-def test_silent_progress_takes_works_and_notes():
+def test_silent_progress_takes_works_and_notes(capfd: pytest.CaptureFixture[str]):
     with Progress().track("infer", 2, [1, 2]) as advance:
-        advance("a", is_free=True)
+        assert advance("a", is_free=True) is None
+    assert capfd.readouterr() == ("", "")
