@@ -153,7 +153,9 @@ def find_model(path: Path) -> Path:
         if (folder / "model.json").is_file():
             return folder
     raise CheckpointError(
-        "there is no model here", hint="give a run folder or its model folder", code="MODEL_MISSING"
+        "the path that was given for the model holds none",
+        hint="give a run, its model folder, an nnU-Net results folder or a MONAI bundle",
+        code="MODEL_MISSING",
     )
 
 

@@ -235,3 +235,9 @@ def test_an_unknown_backend_is_refused():
     with pytest.raises(ConfigError, match="no backend is called `openvin`") as caught:
         choose_backend("openvin", [nn.Conv3d(2, 3, 1)], 2, (4, 4, 4), 3)
     assert caught.value.hint == "did you mean `openvino`?"
+
+
+def test_auto_is_among_the_names_that_an_unknown_one_is_answered_with():
+    with pytest.raises(ConfigError) as caught:
+        choose_backend("tensorrt", [nn.Conv3d(2, 3, 1)], 2, (4, 4, 4), 3)
+    assert "auto" in str(caught.value.hint)

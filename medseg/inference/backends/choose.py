@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from medseg.core.errors import ConfigError
-from medseg.core.select import select
+from medseg.core.select import select, suggest
 from medseg.inference.backends import BACKENDS, Backend
 from medseg.inference.backends.convert import make_window
 from medseg.inference.predict import choose_window_batch
@@ -105,6 +105,9 @@ def choose_backend(
     Raises:
         ConfigError: UNKNOWN_NAME; BACKEND_MISSING and BACKEND_FAILED of a name. `auto` goes on with torch.
     """
+    if asked not in (AUTO, *BACKENDS):
+        known = (AUTO, *BACKENDS)
+        raise ConfigError(f"no backend is called `{asked}`", hint=suggest(asked, known), code="UNKNOWN_NAME")
 
     def make(network: nn.Module, candidate: Candidate) -> Backend:
         options = {"compiles": True} if candidate.compiles else {}
