@@ -172,8 +172,10 @@ def announce(
     model, _ = apply_mode(load_model(model_path, device, trust_code=machine.trust_code), machine.mode)
     key = peek_key(find_key())
     cases = machine.shard.take(find_inputs(inputs, model.data, lambda: key, wanted))
-    segmenter = make_segmenter(model, machine.backend, save_uncertainty=machine.save_uncertainty)
-    foresee = Foresight(segmenter, machine.memory_gb, progress.say, overlaps=may_overlap(segmenter))
+    has_maps = machine.save_uncertainty
+    segmenter = make_segmenter(model, machine.backend, cases, save_uncertainty=has_maps)
+    overlaps = may_overlap(segmenter)
+    foresee = Foresight(segmenter, machine.memory_gb, progress.say, overlaps=overlaps, has_maps=has_maps)
     forecasts = {}
     for before, case, after in zip([None, *cases], cases, [*cases[1:], None]):
         try:

@@ -32,6 +32,8 @@ WindowsMb = Callable[[int], float]
 MB = 1 << 20
 LOOK_S = 0.001  # between two looks at the resident set
 POSTPROCESS_BYTES = 14  # a voxel: components as int32, their number and masks while a step runs
+MAP_BYTES = 4  # a preprocessed voxel: entropy and disagreement in half precision
+MAPS_BYTES = 20  # a stored voxel: both maps in float32, and three copies while one of them is restored
 TASK_COPIES = 2  # arrays of a block's size that a thread of the export holds at once
 
 
@@ -45,6 +47,7 @@ class Job:
         value_bytes: Of a preprocessed one.
         scan: (3,) voxels as stored.
         grid: (3,) voxels after preprocessing, at most: cropping is not known from a header.
+        has_maps: Whether maps of uncertainty are written too.
     """
 
     channels: int
@@ -52,6 +55,7 @@ class Job:
     value_bytes: int
     scan: tuple[int, int, int]
     grid: tuple[int, int, int]
+    has_maps: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,11 @@ class Forecast:
         return f"peak {self.peak_mb:.0f} MB ({named}); {self.way.describe()}"
 
 
-def make_job(geometry: Geometry, model: TrainedModel, voxel_bytes: int) -> Job:
+def make_job(geometry: Geometry, model: TrainedModel, voxel_bytes: int, *, has_maps: bool = False) -> Job:
     """Return the job of a scan of which only the header was read."""
     value_bytes = 2 if model.prepare is None else 4
-    return Job(model.n_inputs, voxel_bytes, value_bytes, geometry.shape, model.grid_shape(geometry))
+    grid = model.grid_shape(geometry)
+    return Job(model.n_inputs, voxel_bytes, value_bytes, geometry.shape, grid, has_maps)
 
 
 def forecast(segmenter: Segmenter, job: Job, way: Way, windows_mb: WindowsMb) -> Forecast:
@@ -119,10 +124,14 @@ def forecast(segmenter: Segmenter, job: Job, way: Way, windows_mb: WindowsMb) ->
         parts["slab copy"] = 4 * values * plan.depth * plane / MB
     if settings.refine:
         parts["refinement"] = 16 * data.n_outputs * grid / MB
+    if job.has_maps:
+        parts["uncertainty maps"] = MAP_BYTES * grid / MB
     normalised = scan * (2 * job.voxel_bytes + 8)
     resampled = scan * (2 * job.voxel_bytes + 4) + grid * 4
     loading = job.channels * max(normalised, resampled) / MB
     writing = scan * (4 + (POSTPROCESS_BYTES if settings.postprocess else 0)) / MB
+    if job.has_maps:
+        writing = max(writing, 4 * scan / MB + (MAP_BYTES * grid + MAPS_BYTES * scan) / MB)
     return Forecast(way, parts, loading, writing)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 
@@ -10,13 +10,29 @@ from medseg.core.errors import MedsegError
 from medseg.data.cases import Case
 from medseg.data.loading import load_image
 from medseg.inference.forecast import Forecast, Job, choose_way, make_job, measure_windows
+from medseg.inference.model import TrainedModel
 from medseg.inference.segment import Segmenter
+from medseg.inference.windows import plan_windows
 from medseg.io import read_geometry, read_voxel_bytes
 from medseg.workflows.machine import find_memory
 
 TOO_LARGE = "INFER_MEMORY"
 OTHERS = "other cases"  # the part of a forecast that neighbours in flight take
 SPARE = 0.5  # of the free memory that neighbours may take where no limit is given
+
+
+def count_windows(model: TrainedModel, cases: Sequence[Case]) -> int:
+    """Return how many windows each network will see in all cases, at most; those that fail count nothing."""
+    views = 2 ** len(model.plan.mirror_axes) if model.infer.mirror else 1
+    count = 0
+    for case in cases:
+        try:
+            if case.images:
+                grid = model.grid_shape(read_geometry(case.images[0]))
+                count += views * len(plan_windows(grid, model.plan.patch, model.infer.overlap))
+        except (MedsegError, OSError):
+            continue  # said when its turn comes
+    return count
 
 
 class Foresight:
@@ -27,6 +43,7 @@ class Foresight:
         memory_gb: What a case and its neighbours may take; None: no limit.
         tell: Gets a line a case.
         overlaps: Whether neighbours may be in memory beside a case, where there is room.
+        has_maps: Whether maps of uncertainty are written too.
     """
 
     def __init__(
@@ -36,12 +53,13 @@ class Foresight:
         tell: Callable[[str], None] | None = None,
         *,
         overlaps: bool = False,
+        has_maps: bool = False,
     ) -> None:
         self._segmenter = segmenter
         self._cap_mb = None if memory_gb is None else memory_gb * 1024
         self._tell = tell
         self._windows_mb = cache(self._measure)
-        self._overlaps = overlaps
+        self._overlaps, self._has_maps = overlaps, has_maps
         self._seen: dict[str, tuple[Job, Forecast] | MedsegError | OSError] = {}
 
     def __call__(self, case: Case, before: Case | None = None, after: Case | None = None) -> Forecast:
@@ -82,7 +100,7 @@ class Foresight:
         if case.error is not None or not case.images:
             load_image(case, len(model.data.channels))  # says what is wrong
         scan = case.images[0]
-        job = make_job(read_geometry(scan), model, read_voxel_bytes(scan))
+        job = make_job(read_geometry(scan), model, read_voxel_bytes(scan), has_maps=self._has_maps)
         return job, choose_way(self._segmenter, job, self._cap_mb, self._windows_mb)
 
     def _add_others(self, own: Forecast, before: Case | None, after: Case | None) -> Forecast:

@@ -20,7 +20,7 @@ from medseg.inference.modes import apply_mode, describe_effort, find_box
 from medseg.inference.network import choose_device
 from medseg.inference.segment import Segmenter
 from medseg.inference.trust.watch import count_members
-from medseg.workflows.foresight import TOO_LARGE, Foresight
+from medseg.workflows.foresight import TOO_LARGE, Foresight, count_windows
 from medseg.workflows.overlap import run_stages
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
@@ -92,11 +92,13 @@ def infer(
     cases = shard.take(cases)
     make_folder(out)
     sweep(out)
-    segmenter = make_segmenter(model, backend, save_uncertainty=save_uncertainty)
+    segmenter = make_segmenter(model, backend, cases, save_uncertainty=save_uncertainty)
     report.extra["backend"] = segmenter.decision.to_json()
     if backend == AUTO:
         progress.say(segmenter.decision.describe())
-    foresee = Foresight(segmenter, memory_gb, tell, overlaps=may_overlap(segmenter))
+    foresee = Foresight(
+        segmenter, memory_gb, tell, overlaps=may_overlap(segmenter), has_maps=save_uncertainty
+    )
     stages = CaseStages(
         segmenter,
         cases,
@@ -122,11 +124,16 @@ def infer(
     return model
 
 
-def make_segmenter(model: TrainedModel, backend: str, *, save_uncertainty: bool) -> Segmenter:
+def make_segmenter(
+    model: TrainedModel, backend: str, cases: Sequence[Case], *, save_uncertainty: bool
+) -> Segmenter:
     """Return what predicts all cases of a command; a forecast of them needs the same."""
+    n_windows = count_windows(model, cases) if backend == AUTO else None
     is_watched = save_uncertainty or model.trust is not None
     tells_disagreement = is_watched and count_members(model) > 1
-    return Segmenter(model, model.infer, tells_disagreement=tells_disagreement, backend=backend)
+    return Segmenter(
+        model, model.infer, tells_disagreement=tells_disagreement, backend=backend, n_windows=n_windows
+    )
 
 
 def may_overlap(segmenter: Segmenter) -> bool:

@@ -50,6 +50,14 @@ def test_the_parts_can_be_counted_by_hand(segmenter: Segmenter):
     assert found.peak_mb == pytest.approx(predicting) and "windows 400" in found.describe()
 
 
+@pytest.mark.usefixtures("steady_process")
+def test_maps_of_uncertainty_are_counted_while_predicting_and_while_writing(segmenter: Segmenter):
+    plain = forecast(segmenter, JOB, Way(4), windows_mb)
+    found = forecast(segmenter, replace(JOB, has_maps=True), Way(4), windows_mb)
+    assert found.parts_mb["uncertainty maps"] == pytest.approx(4 * 256 * 256 * 100 / MB)
+    assert found.writing_mb == pytest.approx(25 * (4 + 20) + 25) and found.writing_mb > plain.writing_mb
+
+
 def test_the_first_step_down_is_fewer_windows_and_the_last_a_file(segmenter: Segmenter):
     ways = list(Way(4).step_down(has_gpu=False))
     assert ways == [Way(2), Way(1), Way(1, in_file=True), Way(4, in_file=True)]

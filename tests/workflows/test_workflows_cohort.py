@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from medseg.inference.model import load_model
 from medseg.inference.segment import Segmenter
 from medseg.workflows import infer as command
 from medseg.workflows import stages as module
-from medseg.workflows.foresight import OTHERS, Foresight
+from medseg.workflows.foresight import OTHERS, Foresight, count_windows
 from medseg.workflows.stages import CaseStages
 from tests.tiny import IDS, document, hashes, medseg
 
@@ -156,6 +157,14 @@ def test_a_neighbour_that_cannot_be_read_takes_no_memory(segmenter: Segmenter, i
     assert foresee(case, torn, torn).parts_mb[OTHERS] == 0
     assert (foresee.count_windows(torn), foresee.count_windows(Case("none", ()))) == (1, 1)
     assert foresee.count_windows(case) == 8
+    assert count_windows(segmenter.model, [case, torn, Case("none", ()), case]) == 16
+
+
+def test_a_mirrored_model_sees_each_window_in_every_view(segmenter: Segmenter, images: Path):
+    model = segmenter.model
+    settings = model.infer.model_copy(update={"mirror": True})
+    mirrored = replace(model, infer=settings, plan=replace(model.plan, mirror_axes=(0, 2)))
+    assert count_windows(mirrored, [scan(images, IDS[0])]) == 4 * 8
 
 
 def test_one_thread_or_a_cascade_leaves_nothing_to_overlap(

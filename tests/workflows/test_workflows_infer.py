@@ -261,8 +261,9 @@ def test_a_backend_gives_the_same_mask_and_is_named_beside_it(
 
 
 def test_what_auto_chose_is_told_and_does_not_decide_what_is_done(
-    tiny_run: Path, images: Path, tmp_path: Path
+    tiny_run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr("medseg.inference.backends.choose.SETTLED_S", 0.0)
     scan = images / f"{IDS[0]}.nii.gz"
     first = infer(scan, tiny_run, tmp_path, "--backend", "auto", "--json")
     tree = json.loads((tmp_path / f"{IDS[0]}.json").read_text())
@@ -272,3 +273,9 @@ def test_what_auto_chose_is_told_and_does_not_decide_what_is_done(
     measured = document(first)["backend"]["candidates"]
     assert {one["backend"] for one in measured} == {"torch", "openvino", "onnxruntime"}
     assert all(one["seconds"] > 0 for one in measured)
+
+
+def test_auto_converts_no_network_for_a_moment_of_work(tiny_run: Path, images: Path, tmp_path: Path):
+    scan = images / f"{IDS[0]}.nii.gz"
+    found = document(infer(scan, tiny_run, tmp_path, "--backend", "auto", "--json"))
+    assert [one["backend"] for one in found["backend"]["candidates"]] == ["torch"]
