@@ -164,11 +164,13 @@ def tried(ledger: Ledger) -> str:
     others = [result for key, result in ledger.by_id.items() if key not in current]
     others.sort(key=lambda r: (r["pipeline"], r["budget_cpu_s"], -r["mean_dice"]))
     rows = [
-        [r["pipeline"], r["name"], show_settings(r["settings"]), str(r["budget_cpu_s"]), str(r["seed"])]
+        [r["pipeline"], r["name"], show_settings(r["settings"]), *(str(r[key]) for key in HELD)]
         + [dice(r), *cost(r), ", ".join(r["commits"])]
         for r in others
     ]
-    return table(["pipeline", "name", "settings", "budget", "seed", "mean Dice", *COST, "commit"], rows)
+    return table(
+        ["pipeline", "name", "settings", "budget", "seed", "fold", "mean Dice", *COST, "commit"], rows
+    )
 
 
 def machines(ledger: Ledger) -> str:
@@ -196,6 +198,7 @@ PARTS: dict[str, Callable[[Ledger], str]] = {
 
 # ---- cells --------------------------------------------------------------------------------------
 
+HELD = ("budget_cpu_s", "seed", "fold")
 COST = ["CPU-seconds", "iterations", "CPU-seconds an iteration"]
 
 
