@@ -414,7 +414,7 @@ def test_networks_are_shown_with_their_size_or_why_they_have_none(tmp_path, monk
 def test_a_recipe_that_is_in_no_table_is_shown_as_tried(tmp_path):
     other = Experiment("wide", 600, settings={"train.clip_norm": 1.0})
     row = row_of(tables.tried(make_ledger(tmp_path, [(other, (0.5, 0.5), 500.0)])), "hippocampus_mr", "wide")
-    assert row[2:6] == ["`train.clip_norm=1.0`", "600", "0", "0.5000"]
+    assert row[2:7] == ["`train.clip_norm=1.0`", "600", "0", "0", "0.5000"]
 
 
 def test_only_what_is_between_markers_changes(tmp_path):
