@@ -96,8 +96,7 @@ LONG = [Experiment("default", 7200)]  # two cores for an hour
 PEER = [Experiment("default", budget, side=side) for side in SIDES for budget in PEER_BUDGETS]
 COMPARED = [Experiment(name, 1200, settings=settings) for name, (settings, _) in NETWORKS.items()]
 TASKS = [
-    Experiment("default", 1200, pipeline=NUCLEI),
-    *(Experiment("default", 1200, pipeline=SARCOMA, fold=fold) for fold in range(5)),
+    Experiment("default", 600, pipeline=pipeline, fold=fold) for pipeline in TASK_TARGETS for fold in range(5)
 ]
 ABLATION = [
     *over_seeds("default", 600),
