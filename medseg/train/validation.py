@@ -27,6 +27,7 @@ def make_validation(
     overlap: float,
     regions: Sequence[Sequence[int]] = (),
     share: tuple[int, int] = (0, 1),
+    look: Callable[[StoredCase, torch.Tensor], None] | None = None,
 ) -> Callable[[nn.Module], dict[str, float]] | None:
     """Return a function that scores a network on `count` of the cases, or None for none.
 
@@ -41,6 +42,7 @@ def make_validation(
         overlap: Of neighbouring windows.
         regions: The classes that each output covers, where outputs are overlapping regions.
         share: (rank, world): ranks share the cases and all get the scores of all.
+        look: Gets the first case and its (outputs, I, J, K) logits, on the rank that has it.
     """
     count = min(count, len(cases))
     if not count:
@@ -58,6 +60,8 @@ def make_validation(
             logits = predict_logits(
                 [network], image, plan.patch, dims=plan.dims, overlap=overlap, window_batch=batch
             )
+            if look is not None and case is chosen[0]:
+                look(case, logits)
             reference = np.asarray(case.label[:])
             if regions:
                 overlaps += count_region_overlaps((logits > 0).cpu().numpy(), reference, regions)

@@ -29,6 +29,7 @@ from medseg.train.loop import Job, Validate
 from medseg.train.memory import checkpoint_blocks
 from medseg.train.transfer import Ends, Moved, transfer
 from medseg.train.validation import make_validation
+from medseg.workflows.look import Look
 from medseg.workflows.run_folder import RunFolder
 
 # Settings that no weight depends on.
@@ -102,9 +103,17 @@ def make_network(
 
 
 def make_job(
-    config: Config, fold: Fold, device: torch.device, share: tuple[int, int], workers: int
+    config: Config,
+    fold: Fold,
+    device: torch.device,
+    share: tuple[int, int],
+    workers: int,
+    look: Look | None = None,
 ) -> tuple[Job, Worklog]:
-    """Return the fold's job, in float32 so far, and the log of its loader's workers."""
+    """Return the fold's job, in float32 so far, and the log of its loader's workers.
+
+    `look` watches the validation of one case.
+    """
     worklog = Worklog(workers)
     batch = fold.plan.batch_size
     scores: dict[str, float] | None = {} if config.train.hard_cases else None
@@ -135,7 +144,7 @@ def make_job(
         dtype=torch.float32,
         dims=fold.plan.dims,
         seed=config.seed,
-        validate=_make_validation(config, fold, fold.validation, share),
+        validate=_make_validation(config, fold, fold.validation, share, look),
         validate_training=_make_validation(config, fold, fold.training, share),
         case_scores=scores,
         holders={labels[value]: counts[value] for value in sorted(labels)},
@@ -157,7 +166,11 @@ def refuse_uneven(batch: int, parts: int, world: int) -> None:
 
 
 def _make_validation(
-    config: Config, fold: Fold, cases: tuple[StoredCase, ...], share: tuple[int, int]
+    config: Config,
+    fold: Fold,
+    cases: tuple[StoredCase, ...],
+    share: tuple[int, int],
+    look: Look | None = None,
 ) -> Validate | None:
     return make_validation(
         cases,
@@ -167,6 +180,7 @@ def _make_validation(
         overlap=config.infer.overlap,
         regions=region_classes(config.data),
         share=share,
+        look=None if look is None else look.note,
     )
 
 

@@ -66,6 +66,11 @@ class RunFolder:
     def predictions(self, part: str) -> Path:
         return self.root / "predictions" / part
 
+    def mask_of(self, part: str, case_id: str) -> Path:
+        """Return where the mask of a predicted case is, whatever its suffix."""
+        picture = self.predictions(part) / f"{case_id}.png"
+        return picture if picture.exists() else picture.with_name(f"{case_id}.nii.gz")
+
     @property
     def is_trained(self) -> bool:
         """Whether a training has begun here: plan and splits are then fixed."""

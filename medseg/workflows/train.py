@@ -41,6 +41,7 @@ from medseg.workflows.fold import (
     name_ends,
     refuse_uneven,
 )
+from medseg.workflows.look import Look
 from medseg.workflows.model_folder import export_weights
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import Report
@@ -152,9 +153,10 @@ def train_fold(
 
 def _try(task: Task, workers: int) -> TrainState | MedsegError:
     """Train to the end, or return what may be mended by starting again from the last whole epoch."""
-    job, worklog = make_job(task.config, task.fold, task.device, task.share, workers)
+    look = Look(task.config) if task.tracker.is_on and task.share[0] == 0 else None
+    job, worklog = make_job(task.config, task.fold, task.device, task.share, workers, look)
     try:
-        return _train(task, job)
+        return _train(task, job, look)
     except (RuntimeError, MemoryError) as error:
         failure = _explain_memory(task, error) or _explain_worker(task, error, worklog)
         if failure is None:
@@ -162,7 +164,7 @@ def _try(task: Task, workers: int) -> TrainState | MedsegError:
         return failure
 
 
-def _train(task: Task, job: Job) -> TrainState:
+def _train(task: Task, job: Job, look: Look | None) -> TrainState:
     config, folder = task.config, task.folder
     refuse_uneven(task.fold.plan.batch_size, config.train.accumulate, task.share[1])
     use_fast_kernels(task.device)
@@ -195,7 +197,7 @@ def _train(task: Task, job: Job) -> TrainState:
     if state.epoch:
         note = "; --max-minutes counts only at the start" if task.max_minutes is not None else ""
         task.progress.say(f"fold {task.fold.number}: going on after epoch {state.epoch} of {epochs}{note}")
-    observers = _observers(task, origin) if task.share[0] == 0 else []
+    observers = _observers(task, origin, look) if task.share[0] == 0 else []
     with task.progress.track(f"train fold {task.fold.number}", epochs - state.epoch) as advance:
         return train(state, job, [*observers, lambda _, numbers: advance(describe(numbers))])
 
@@ -268,7 +270,7 @@ def _shrink(task: Task) -> Finding | None:
 
 
 def _observers(
-    task: Task, origin: dict[str, object]
+    task: Task, origin: dict[str, object], look: Look | None
 ) -> Sequence[Callable[[TrainState, dict[str, float]], None]]:
     seen: set[tuple[str, str]] = set()
 
@@ -278,7 +280,10 @@ def _observers(
     def tell(state: TrainState, numbers: dict[str, float]) -> None:
         _write_history(task.folder, state)
         measured = {name: value for name, value in numbers.items() if name != "epoch"}
-        task.tracker.log_metrics(measured, step=int(numbers["epoch"]))
+        step = int(numbers["epoch"])
+        task.tracker.log_metrics(measured, step=step)
+        if look is not None and (picture := look.draw(task.fold.plan.spacing_mm)):
+            task.tracker.log_image(picture, "validation", step)
         for finding in state.findings:
             if (finding.code, finding.subject) not in seen:
                 seen.add((finding.code, finding.subject))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import medseg
+from medseg.tracking import process
 from medseg.tracking.place import find_store, link_to, prepare_mlflow
 from medseg.tracking.store import MAX_VALUE, Tracker, flatten, start_run
 
@@ -105,6 +106,16 @@ def test_resumed_run_goes_on_under_the_same_id(tracking_home: Path):
     assert run.data.params == {"a": "1", "b": "2"}
     assert len(json.loads(run.data.tags["mlflow.loggedArtifacts"])) == 2
     assert len(json.loads((folder_of(second, tracking_home) / "cases.json").read_text())["data"]) == 1
+
+
+def test_a_run_whose_process_is_gone_is_marked_killed_by_the_next(monkeypatch: pytest.MonkeyPatch):
+    tag = process.name_process()
+    monkeypatch.setattr(process, "name_process", lambda: tag + "0")  # a process that never was
+    killed, _ = start_run("gone", "killed"), start_run("gone", "child", parent_id="x")
+    monkeypatch.setattr(process, "name_process", lambda: tag)
+    alive = start_run("gone", "alive")
+    start_run("gone", "next")
+    assert (read_run(killed).info.status, read_run(alive).info.status) == ("KILLED", "RUNNING")
 
 
 def test_run_that_the_store_does_not_know_is_opened_anew():

@@ -1,0 +1,159 @@
+"""What MLflow gets of a RUN: one run for the folder, one below it per fold, and where each thing goes.
+
+parent  settings, data, scores of whole cases, table, overlays, plan, card, versions
+fold    losses, learning rate and validation scores by epoch, a held-out case as it is learnt, its data
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from medseg import __version__
+from medseg.config import Config
+from medseg.core.files import read_if_whole, sha256_of, write_bytes, write_json
+from medseg.core.interrupt import as_interrupt
+from medseg.core.volume import Volume
+from medseg.inference.restore import restore_image
+from medseg.io import read_labels
+from medseg.metrics import CaseMetrics, rows
+from medseg.tracking.overlay import draw_overlay, pick_cases
+from medseg.tracking.store import Tracker, start_run
+from medseg.workflows.model_folder import write_model
+from medseg.workflows.report import Report
+from medseg.workflows.run_folder import RunFolder
+
+UNTRACKED: Any = {"summary": True, "licence": True, "expected": True, "split": {"test_ids"}}
+KNOWN = "tracking.json"  # RUN/: the runs of this folder, which the same command goes on with
+
+
+@contextmanager
+def closing(tracker: Tracker) -> Iterator[Tracker]:
+    """End a run as what became of the block: FINISHED, FAILED, or KILLED by a signal."""
+    status = "FAILED"
+    try:
+        with as_interrupt(signal.SIGTERM, signal.SIGHUP):
+            yield tracker
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.end(status)
+
+
+def open_tracker(config: Config, folder: RunFolder, *, is_tracked: bool) -> Tracker:
+    """Open this folder's MLflow run, the same one after a restart."""
+    if not is_tracked:
+        return Tracker.off()
+    tracker = start_run(
+        config.name,
+        config.name,
+        params=config.model_dump(mode="json", exclude=UNTRACKED),
+        tags={"medseg.version": __version__, "medseg.kind": "run"},
+        run_id=read_if_whole(folder.root / KNOWN).get("run_id"),
+    )
+    if tracker.run_id:
+        _remember(folder, run_id=tracker.run_id)
+        splits = folder.load_splits()
+        everyone = sorted(case for fold in splits.folds for case in fold)
+        counts = {"cases": len(everyone), "folds": len(splits.folds), "test cases": len(splits.test)}
+        split = sha256_of(asdict(splits))
+        tracker.log_dataset(config.name, _hash_cases(folder, everyone), {**counts, "split": split}, "cohort")
+    return tracker
+
+
+def open_fold(parent: Tracker, config: Config, folder: RunFolder, fold: int) -> Tracker:
+    """Open the run of a fold, below that of its folder; off where the parent is."""
+    if not parent.is_on:
+        return Tracker.off()
+    known = read_if_whole(folder.root / KNOWN).get("folds", {})
+    tracker = start_run(
+        config.name,
+        f"fold {fold}",
+        tags={"medseg.version": __version__, "medseg.kind": "fold", "medseg.fold": str(fold)},
+        run_id=known.get(str(fold)),
+        parent_id=parent.run_id,
+    )
+    if tracker.run_id:
+        _remember(folder, folds={**known, str(fold): tracker.run_id})
+        splits = folder.load_splits()
+        for side, ids in (("training", splits.training(fold)), ("validation", splits.validation(fold))):
+            digest = _hash_cases(folder, ids)
+            tracker.log_dataset(f"{config.name} {side}", digest, {"cases": len(ids)}, side)
+    return tracker
+
+
+def _remember(folder: RunFolder, **runs: Any) -> None:
+    path = folder.root / KNOWN
+    write_json(path, {**read_if_whole(path), **runs})
+
+
+def _hash_cases(folder: RunFolder, ids: Sequence[str]) -> str:
+    """Return a hash of what the store holds of cases: it tells whether two trainings saw the same data."""
+    return sha256_of([folder.case(name).entry["key"] for name in ids])
+
+
+def track_results(
+    config: Config, folder: RunFolder, cases: Sequence[CaseMetrics], report: Report, tracker: Tracker
+) -> None:
+    """Write the model card and overlays, and log metrics, table, overlays, plan and card."""
+    metrics = report.extra["metrics"]
+    regions = list(metrics.get("regions", {}).values())
+    scores = [*metrics["labels"].items(), *(("region", row) for row in regions)]
+    write_model(config, folder, {}, scores=[{"label": key, **row} for key, row in scores])
+    draw_overlays(config, folder, cases)
+    # "whole_cases" sorts behind "train" and "val": the charts over epochs come first in MLflow.
+    tracker.log_metrics({f"whole_cases/{name}": value for name, value in _numbers(metrics["mean"]).items()})
+    for _, row in scores:
+        numbers = _numbers(row).items()
+        tracker.log_metrics({f"whole_cases/{row['name']}/{name}": value for name, value in numbers})
+    tracker.log_metrics(
+        {f"trust/{name}": value for name, value in _numbers(report.extra.get("trust", {})).items()}
+    )
+    tracker.log_table(rows(cases), "cases.json")
+    for name in ("config.yaml", "plan.json", "MODEL_CARD.md"):
+        tracker.log_artifact(folder.model / name)  # the model's copies name no case
+    tracker.log_content(list_versions(), "environment.txt")
+    for path in sorted((folder.evaluation / "overlays").glob("*.png")):
+        tracker.log_artifact(path, "overlays")
+
+
+def list_versions() -> str:
+    """Return what is installed, a line each, as pip takes it as constraints."""
+    found = {
+        (one.metadata["Name"] or "").lower(): one.version for one in metadata.distributions() if one.metadata
+    }
+    return "".join(f"{name}=={version}\n" for name, version in sorted(found.items()) if name)
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, float | None]:
+    return {name: value for name, value in row.items() if isinstance(value, (int, float)) or value is None}
+
+
+def draw_overlays(config: Config, folder: RunFolder, cases: Sequence[CaseMetrics]) -> None:
+    """Draw the worst, median and best case by mean Dice into RUN/evaluation/overlays."""
+    for rank, name in pick_cases({case.case_id: mean_dice(case) for case in cases}).items():
+        stored = folder.case(name)
+        part = next(p for p in folder.root.glob("predictions/fold_*") if (p / f"{name}.json").exists())
+        image = restore_image(np.asarray(stored.image[:]), stored.placement)
+        reference = read_labels(stored.reference).array
+        predicted = read_labels(folder.mask_of(part.name, name)).array
+        volume = Volume(image, stored.placement.original)
+        picture = draw_overlay(
+            name, volume, reference, predicted, config.data.labels, ignore_label=config.data.ignore_label
+        )
+        write_bytes(folder.evaluation / "overlays" / f"{rank}.png", picture)
+
+
+def mean_dice(case: CaseMetrics) -> float | None:
+    """Return the mean Dice over the labels for which it is defined."""
+    found = [label.values["dice"] for label in case.labels.values()]
+    defined = [value for value in found if value is not None]
+    return sum(defined) / len(defined) if defined else None

@@ -1,0 +1,36 @@
+"""Signals that end a process let it close what it has open."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from medseg.core.interrupt import as_interrupt
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_becomes_an_interrupt(number: signal.Signals):
+    with pytest.raises(KeyboardInterrupt), as_interrupt(signal.SIGTERM, signal.SIGHUP):
+        os.kill(os.getpid(), number)
+        signal.pause()
+
+
+def test_what_handled_the_signal_before_comes_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with as_interrupt(signal.SIGTERM):
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_thread_handles_no_signals():
+    seen: list[object] = []
+
+    def look() -> None:
+        with as_interrupt(signal.SIGTERM):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGTERM)]

@@ -1,0 +1,147 @@
+"""What MLflow holds of a RUN: its run, and a run below it per fold."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medseg.core.files import read_json
+from medseg.data.store import StoredCase
+from medseg.tracking.place import find_store, prepare_mlflow
+from medseg.tracking.store import Tracker
+from medseg.workflows.look import Look
+from medseg.workflows.run_folder import RunFolder
+from medseg.workflows.tracked import closing
+from tests.tiny import IDS
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+
+@pytest.fixture
+def client(tiny_run: Path, tiny_home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MEDSEG_HOME", str(tiny_home))
+    prepare_mlflow()
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(find_store())
+
+
+@pytest.fixture
+def parent(client: Any, tiny_run: Path) -> Any:
+    return client.get_run(read_json(tiny_run / "tracking.json")["run_id"])
+
+
+@pytest.fixture
+def fold(client: Any, tiny_run: Path) -> Any:
+    return client.get_run(read_json(tiny_run / "tracking.json")["folds"]["0"])
+
+
+def test_the_run_of_a_fold_lies_below_that_of_its_folder(parent: Any, fold: Any):
+    assert fold.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert (parent.data.tags["medseg.kind"], fold.data.tags["medseg.kind"]) == ("run", "fold")
+    assert {parent.info.status, fold.info.status} == {"FINISHED"}
+
+
+def test_epochs_are_with_the_fold_and_whole_cases_with_the_folder(parent: Any, fold: Any):
+    assert {"train/loss", "val/dice"} <= fold.data.metrics.keys()
+    assert "whole_cases/dice" in parent.data.metrics and "train/loss" not in parent.data.metrics
+
+
+def test_data_are_named_by_hash_and_count(parent: Any, fold: Any, tiny_run: Path):
+    splits = RunFolder(tiny_run).load_splits()
+    cohort = parent.inputs.dataset_inputs[0].dataset
+    profile = json.loads(cohort.profile)
+    assert profile["cases"] == sum(map(len, splits.folds)) and len(profile["split"]) == 64
+    sides = {one.tags[0].value: one.dataset for one in fold.inputs.dataset_inputs}
+    assert {side: json.loads(data.profile)["cases"] for side, data in sides.items()} == {
+        "training": len(splits.training(0)),
+        "validation": len(splits.validation(0)),
+    }
+    assert len({cohort.digest, *(data.digest for data in sides.values())}) == 3
+
+
+def test_no_case_is_named_in_inputs_params_or_tags(parent: Any, fold: Any):
+    said = str([run.to_dictionary() for run in (parent, fold)])
+    assert not [name for name in IDS if name in said]
+
+
+def test_a_held_out_case_is_shown_at_each_validation(client: Any, fold: Any, tiny_home: Path):
+    names = [Path(one.path).name for one in client.list_artifacts(fold.info.run_id, "images")]
+    steps = len(client.get_metric_history(fold.info.run_id, "val/dice"))
+    assert len([name for name in names if name.startswith("validation") and name.endswith(".png")]) == steps
+    paths = list((tiny_home / "artifacts" / fold.info.run_id).rglob("images/*"))
+    assert {path.stat().st_mode & 0o777 for path in paths} == {0o600}
+
+
+def test_versions_can_be_installed_again(client: Any, parent: Any, tmp_path: Path):
+    text = Path(client.download_artifacts(parent.info.run_id, "environment.txt", str(tmp_path))).read_text()
+    assert f"\ntorch=={torch.__version__}\n" in text and "/" not in text
+
+
+# ---- how a run ends -------------------------------------------------------------------------------
+
+
+class Recorder(Tracker):
+    ended = ""
+
+    def end(self, status: str = "") -> None:
+        self.ended = status
+
+
+def test_a_run_that_ends_well_is_finished():
+    with closing(Recorder()) as tracker:
+        pass
+    assert tracker.ended == "FINISHED"
+
+
+def test_a_run_that_raises_has_failed():
+    tracker = Recorder()
+    with pytest.raises(ValueError, match="bad"), closing(tracker):
+        raise ValueError("bad")
+    assert tracker.ended == "FAILED"
+
+
+def test_a_run_that_is_told_to_end_was_killed():
+    tracker = Recorder()
+    with pytest.raises(KeyboardInterrupt), closing(tracker):
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    assert tracker.ended == "KILLED"
+
+
+# ---- the case that is looked at -------------------------------------------------------------------
+
+
+def test_what_was_drawn_is_not_drawn_again(tiny_run: Path):
+    folder = RunFolder(tiny_run)
+    case = folder.case(folder.load_splits().validation(0)[0])
+    look = Look(folder.load_config())
+    assert look.draw((1.0, 1.0, 1.0)) is None
+    look.note(case, one_hot(case))
+    drawn = look.draw((1.5, 1.5, 3.0))
+    assert drawn is not None and drawn.startswith(b"\x89PNG") and look.draw((1.0, 1.0, 1.0)) is None
+
+
+def test_regions_are_painted_in_their_order(tiny_run: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = RunFolder(tiny_run)
+    case = folder.case(folder.load_splits().validation(0)[0])
+    drawn: list[Any] = []
+    monkeypatch.setattr("medseg.workflows.look.draw_overlay", lambda *a, **k: drawn.append(a[3]) or b"")
+    monkeypatch.setattr("medseg.workflows.look.region_paints", lambda data: [1, 2])
+    look = Look(folder.load_config())
+    logits = torch.full((2, *case.label.shape), -1.0)
+    logits[0, 0, 0, :2], logits[1, 0, 0, 1] = 1.0, 1.0
+    look.note(case, logits)
+    look.draw((1.0, 1.0, 1.0))
+    assert drawn[0][0, 0, :3].tolist() == [1, 2, 0] and drawn[0].sum() == 3
+
+
+def one_hot(case: StoredCase) -> torch.Tensor:
+    label = torch.from_numpy(np.asarray(case.label[:]).astype(np.int64)).clamp(max=2)
+    return torch.nn.functional.one_hot(label, 3).movedim(-1, 0).float()
