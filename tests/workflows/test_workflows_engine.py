@@ -176,8 +176,8 @@ def test_only_parts_of_unequal_shares_are_refused(batch: int, parts: int, world:
     assert (refusal is not None) == is_refused
 
 
-def make_job_alone(config, fold, device, share, workers):
-    return make_job(config, fold, device, (0, 1), workers)
+def make_job_alone(config, fold, device, share, workers, look):
+    return make_job(config, fold, device, (0, 1), workers, look)
 
 
 def test_single_samples_cannot_be_shrunk(run: Path, monkeypatch: pytest.MonkeyPatch):
