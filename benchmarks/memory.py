@@ -130,15 +130,16 @@ def train_alone(run: Path) -> None:
     """Train fold 0, tracked as always, and print seconds and the peak of this process."""
     from medseg.train.probe import read_peak_mb
     from medseg.workflows.progress import Progress
-    from medseg.workflows.run import open_tracker
+    from medseg.workflows.report import Report
     from medseg.workflows.run_folder import RunFolder
+    from medseg.workflows.tracked import open_fold, open_tracker
     from medseg.workflows.train import train_fold
 
     folder = RunFolder(run)
     config = folder.load_config()
-    tracker = open_tracker(config, folder, is_tracked=True)
+    tracker = open_fold(open_tracker(config, folder, is_tracked=True), config, folder, 0)
     started = time.perf_counter()
-    train_fold(config, folder, 0, progress=Progress(), tracker=tracker)
+    train_fold(config, folder, 0, progress=Progress(), tracker=tracker, report=Report("train"))
     seconds = time.perf_counter() - started
     tracker.end()
     print(json.dumps({"train_s": seconds, "peak_mb": read_peak_mb()}))
