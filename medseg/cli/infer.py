@@ -82,6 +82,7 @@ def infer(
             "--shard", metavar="I/N", help="Only the I-th of N parts of the cases.", show_default=False
         ),
     ] = None,
+    tracking: o.Tracking = False,
     json: o.Json = False,
     dry_run: o.DryRun = False,
     verbose: o.Verbose = 0,
@@ -126,6 +127,7 @@ def infer(
             memory_gb=memory_gb,
             mode=mode,
             shard=part,
+            is_tracked=tracking,
             tell=progress.say if verbose else None,
         )
         progress.say(summarise(report))

@@ -211,15 +211,21 @@ def load_model(
     if not files:
         raise CheckpointError("the model folder holds no weights of these folds", code="MODEL_DAMAGED")
     networks = tuple(_load_network(file, builder, plan, data).to(device) for file in files)
-    decisive = [sha256_of_file(file) for file in (folder / "model.json", folder / "plan.json", *files)]
-    learnt = [{key: value for key, value in tree.items() if key != "infer"}, *decisive[1:]]
-    trust_file = folder / TRUST
-    trust = load_trust(trust_file) if trust_file.is_file() else None
-    if trust is not None:
-        decisive.append(sha256_of_file(trust_file))
+    trust = load_trust(folder / TRUST) if (folder / TRUST).is_file() else None
     locator = load_locator(folder, len(data.channels))
-    digests = sha256_of(decisive), sha256_of(learnt)
+    digests = hash_model(folder, files)
     return TrainedModel(tree["name"], data, plan, infer, networks, *digests, trust=trust, locator=locator)
+
+
+def hash_model(folder: Path, files: Sequence[Path] | None = None) -> tuple[str, str]:
+    """Return `sha256` and `networks_sha256` of the model in a folder, with these weights or with all."""
+    files = sorted(folder.glob("weights_fold_*.safetensors")) if files is None else files
+    decisive = [sha256_of_file(file) for file in (folder / "model.json", folder / "plan.json", *files)]
+    tree = read_json(folder / "model.json")
+    learnt = [{key: value for key, value in tree.items() if key != "infer"}, *decisive[1:]]
+    if (folder / TRUST).is_file():
+        decisive.append(sha256_of_file(folder / TRUST))
+    return sha256_of(decisive), sha256_of(learnt)
 
 
 def _load_foreign(path: Path, device: torch.device, folds: Sequence[int] | None) -> TrainedModel | None:

@@ -101,6 +101,11 @@ class Tracker:
             known = json.dumps([{"path": table, "type": "table"} for table in self._tables])
             self._try(lambda: self._client.set_tag(self.run_id, TABLES, known))
 
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set plain facts about the run."""
+        for name, value in tags.items():
+            self._try(lambda name=name, value=value: self._client.set_tag(self.run_id, name, value))  # type: ignore[misc]
+
     def log_image(self, png: bytes, key: str, step: int) -> None:
         """Store a picture of a series: the interface shows all of one key behind a slider over steps."""
         self._try(lambda: self._upload_image(png, key, step))
@@ -230,6 +235,21 @@ def start_run(
     else:
         tracker._attach(run, store)
     return tracker
+
+
+def find_run(experiment: str, tag: str, value: str) -> str:
+    """Return the id of the newest run of an experiment that has this tag, "" for none or for no store."""
+    place.prepare_mlflow()
+    from mlflow.tracking import MlflowClient
+
+    try:
+        client = MlflowClient(place.find_store())
+        known = client.get_experiment_by_name(experiment)
+        where = f"tags.`{tag}` = '{value}'"
+        runs = client.search_runs([known.experiment_id], where, max_results=1) if known else []
+    except _list_failures():
+        return ""
+    return str(runs[0].info.run_id) if runs else ""
 
 
 def close_gone(client: Any, experiment_ids: Sequence[str]) -> None:

@@ -48,6 +48,7 @@ def infer(
     memory_gb: float | None = None,
     mode: str = "exact",
     shard: Shard | None = None,
+    is_tracked: bool = False,
     tell: Callable[[str], None] | None = None,
 ) -> TrainedModel:
     """Segment every input and write OUT/<id>.nii.gz (2D: .png), OUT/<id>.json and OUT/report.json.
@@ -73,6 +74,7 @@ def infer(
         memory_gb: What a case may take; slower ways are chosen to keep within it.
         mode: Of `modes.MODES`.
         shard: Which part of the cases; None: all. Others may be at work in the same OUT.
+        is_tracked: Whether MLflow gets a run of it.
         tell: Gets a line about each case before it starts: windows and the forecast of its memory.
 
     Raises:
@@ -119,6 +121,10 @@ def infer(
             advance(result.id, is_free=result.status != "done")
 
         run_stages(len(cases), stages, note, lanes=count_lanes(segmenter, cases))
+    if is_tracked:
+        from medseg.workflows.tracked_infer import track_infer  # with MLflow's import, which takes seconds
+
+        track_infer(report, model, out)
     report.write(out / shard.report_name)
     _raise_if_too_large(report)
     return model

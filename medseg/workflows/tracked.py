@@ -20,6 +20,7 @@ from medseg.config import Config
 from medseg.core.files import read_if_whole, sha256_of, write_bytes, write_json
 from medseg.core.interrupt import as_interrupt
 from medseg.core.volume import Volume
+from medseg.inference.model import hash_model
 from medseg.inference.restore import restore_image
 from medseg.io import read_labels
 from medseg.metrics import CaseMetrics, rows
@@ -30,6 +31,7 @@ from medseg.workflows.report import Report
 from medseg.workflows.run_folder import RunFolder
 
 UNTRACKED: Any = {"summary": True, "licence": True, "expected": True, "split": {"test_ids"}}
+MODEL = "medseg.model_sha256"  # the tag by which runs that use a model find the run that made it
 KNOWN = "tracking.json"  # RUN/: the runs of this folder, which the same command goes on with
 
 
@@ -118,6 +120,7 @@ def track_results(
         {f"trust/{name}": value for name, value in _numbers(report.extra.get("trust", {})).items()}
     )
     tracker.log_table(rows(cases), "cases.json")
+    tracker.set_tags({MODEL: hash_model(folder.model)[0]})
     for name in ("config.yaml", "plan.json", "MODEL_CARD.md"):
         tracker.log_artifact(folder.model / name)  # the model's copies name no case
     tracker.log_content(list_versions(), "environment.txt")

@@ -13,11 +13,13 @@ import torch
 from medseg.core.files import read_json
 from medseg.data.store import StoredCase
 from medseg.tracking.place import find_store, prepare_mlflow
-from medseg.tracking.store import Tracker
+from medseg.tracking.store import Tracker, find_run
 from medseg.workflows.look import Look
+from medseg.workflows.report import CaseResult
 from medseg.workflows.run_folder import RunFolder
 from medseg.workflows.tracked import closing
-from tests.tiny import IDS
+from medseg.workflows.tracked_infer import describe_case
+from tests.tiny import IDS, document, medseg
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -145,3 +147,38 @@ def test_regions_are_painted_in_their_order(tiny_run: Path, monkeypatch: pytest.
 def one_hot(case: StoredCase) -> torch.Tensor:
     label = torch.from_numpy(np.asarray(case.label[:]).astype(np.int64)).clamp(max=2)
     return torch.nn.functional.one_hot(label, 3).movedim(-1, 0).float()
+
+
+# ---- infer ----------------------------------------------------------------------------------------
+
+
+def test_an_infer_run_lies_below_the_run_that_made_its_model(
+    client: Any, parent: Any, tiny_run: Path, tiny_cohort: Path, tmp_path: Path
+):
+    scan = tiny_cohort / f"imagesTr/{IDS[0]}.nii.gz"
+    result = medseg("infer", scan, "-m", tiny_run, "-o", tmp_path / "OUT", "--tracking", "--json")
+    said = document(result)["mlflow"]
+    found = client.get_run(said["run_id"])
+    assert found.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert (found.data.metrics["infer/done"], found.info.status) == (1.0, "FINISHED")
+    assert read_json(tmp_path / "OUT/report.json")["mlflow"] == said
+    table = read_json(Path(client.download_artifacts(found.info.run_id, "cases.json", str(tmp_path))))
+    row = dict(zip(table["columns"], table["data"][0], strict=True))
+    assert row["id"] == IDS[0] and any(name.endswith(" ml") for name in row)
+
+
+def test_infer_tracks_nothing_unless_asked(tiny_run: Path, tiny_cohort: Path, tmp_path: Path):
+    scan = tiny_cohort / f"imagesTr/{IDS[0]}.nii.gz"
+    result = medseg("infer", scan, "-m", tiny_run, "-o", tmp_path / "OUT", "--json")
+    assert document(result)["mlflow"] is None
+
+
+def test_a_verdict_of_trust_is_a_column_with_its_reasons(tmp_path: Path):
+    case = CaseResult("a", "done", trust={"look": True, "reasons": ["small", "dark"]})
+    row = describe_case(case, tmp_path)
+    assert row == {"id": "a", "status": "done", "code": None, "look": "yes", "why": "small; dark"}
+
+
+def test_without_a_store_there_is_no_run_to_find(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none/mlflow.db")
+    assert find_run("any", "a", "b") == ""

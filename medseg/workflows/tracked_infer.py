@@ -1,0 +1,44 @@
+"""What MLflow gets of an `infer`: a run below the one that made the model, with a row per case."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from medseg import __version__
+from medseg.core.files import read_if_whole
+from medseg.inference.model import TrainedModel
+from medseg.tracking.store import find_run, start_run
+from medseg.workflows.report import CaseResult, Report
+from medseg.workflows.tracked import MODEL
+
+
+def track_infer(report: Report, model: TrainedModel, out: Path) -> None:
+    """Log counts, seconds, and per case status, volumes and the verdict of trust."""
+    tracker = start_run(
+        model.name,
+        "infer",
+        params={"infer": model.infer.model_dump(mode="json")},
+        tags={"medseg.version": __version__, "medseg.kind": "infer", MODEL: model.sha256},
+        parent_id=find_run(model.name, MODEL, model.sha256),
+    )
+    rows = [describe_case(case, out) for case in report.cases]
+    counts = Counter(case.status for case in report.cases)
+    tracker.log_metrics({f"infer/{status}": float(count) for status, count in counts.items()})
+    tracker.log_metrics({"infer/seconds": report.summary()["seconds"]})
+    tracker.log_metrics({"infer/look": float(sum(row.get("look") == "yes" for row in rows))})
+    tracker.log_table(rows, "cases.json")
+    tracker.end("FINISHED")
+    if tracker.run_id:
+        report.mlflow = {"run_id": tracker.run_id, "url": tracker.url}
+
+
+def describe_case(case: CaseResult, out: Path) -> dict[str, Any]:
+    """Return a row: what became of the case, whether to look at it and why, and its volumes."""
+    sidecar = read_if_whole(out / f"{case.id}.json")
+    volumes = {f"{label['name']} ml": label["volume_ml"] for label in sidecar.get("labels", {}).values()}
+    row: dict[str, Any] = {"id": case.id, "status": case.status, "code": case.code}
+    if case.trust:
+        row |= {"look": "yes" if case.trust["look"] else "no", "why": "; ".join(case.trust["reasons"])}
+    return {**row, **volumes}
