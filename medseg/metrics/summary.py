@@ -37,8 +37,8 @@ OPTIONAL_DEFINITIONS = {
     "nsd_area": "surface_area (Nikolov 2018)",
     "boundary_f1": "boundary_voxels, harmonic mean of both shares within tolerance_mm (Csurka 2013)",
     "boundary_iou": "boundary_voxels, bands of width_mm inside either mask (Cheng 2021)",
-    "lesions": "reference lesions with min_overlap covered are detected; lesion_false_positives is a mean "
-    "over all scans; one empty: f1, dice 0, sensitivity without reference and precision without prediction null",
+    "lesions": "reference lesions with min_overlap covered are detected; one empty: f1, dice 0, sensitivity "
+    "null without reference, precision without prediction; lesion_false_positives is a mean over all scans",
     "panoptic": "objects match above iou 0.5 (Kirillov 2019); one empty: pq, rq 0, sq null",
 }
 

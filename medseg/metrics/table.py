@@ -60,6 +60,7 @@ class Scores(Sequence[CaseMetrics]):
         self._cases: list[_Packed] = []
         self._absent = dict(absent or {})
         self._names: dict[Key, str] = {}
+        self._known: dict[Key, set[str]] = {}  # which values a structure has in some case
         self._shared: dict[tuple[Any, ...], tuple[Any, ...]] = {}
         self._is_sorted = True
         self.options: Mapping[str, Mapping[str, Any]] | None = None
@@ -91,7 +92,9 @@ class Scores(Sequence[CaseMetrics]):
             )
         rows: dict[Key, LabelMetrics] = {("label", value): row for value, row in case.labels.items()}
         rows |= {("region", name): row for name, row in case.regions.items()}
-        self._names |= {key: row.name for key, row in rows.items()}
+        for key, row in rows.items():
+            self._names[key] = row.name
+            self._known.setdefault(key, set()).update(row.values)
         whole = {"miou": case.miou, "pixel_accuracy": case.pixel_accuracy}
         if case.calibration:
             pooled = case.calibration.whole, case.calibration.foreground
@@ -132,20 +135,29 @@ class Scores(Sequence[CaseMetrics]):
         """Return (N,) of a number that a case has as a whole, NaN where undefined."""
         return np.array([case.whole.get(name) for case in self._sorted()], np.float64)
 
+    @property
+    def value_names(self) -> list[str]:
+        """The names of all values."""
+        shared = dict.fromkeys(case.names for case in self._sorted())
+        return list(dict.fromkeys(name for names in shared for name in names))
+
     def column(self, key: Key) -> Column:
         """Return one structure over all cases."""
-        cases = self._sorted()
+        cases, names = self._sorted(), self.value_names
         places = [case.keys.index(key) if key in case.keys else None for case in cases]
-        names = dict.fromkeys(
-            name for case, at in zip(cases, places) if at is not None for name in case.names
-        )
         absent = STATES.index("both_empty")
         states = [absent if at is None else case.states[at] for case, at in zip(cases, places)]
-        values = {
-            name: np.array([self._read(case, at, name) for case, at in zip(cases, places)], np.float64)
-            for name in names
-        }
+        table = np.array([self._row(case, at, names) for case, at in zip(cases, places)], np.float64)
+        table = table.reshape(len(cases), len(names))
+        is_known = [name in self._known[key] for name in names]
+        values = {name: table[:, at] for at, name in enumerate(names) if is_known[at]}
         return Column(self._names[key], np.array(states, np.int8), values)
+
+    def _row(self, case: _Packed, at: int | None, names: list[str]) -> list[float | None]:
+        if at is not None and list(case.names) == names:
+            row: list[float | None] = case.values[at].tolist()
+            return row
+        return [self._read(case, at, name) for name in names]
 
     def _read(self, case: _Packed, at: int | None, name: str) -> float | None:
         if at is None:
