@@ -192,7 +192,7 @@ def evaluate_pairs(
     part: str = "",
     key: str = "metrics",
 ) -> list[CaseMetrics]:
-    """Evaluate into RUN/evaluation/PART and put the metrics into the report, which has the cases, as `key`."""
+    """Evaluate into RUN/evaluation/PART and put the metrics into the report, which has the cases already."""
     inner = Report("evaluate")
     comparison = Comparison(
         config.data.labels,
