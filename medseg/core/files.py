@@ -130,7 +130,10 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Iterable[s
 
 
 def _escape(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    plain = value.replace("\r", " ")  # which `csv` leaves unquoted, and readers take for the end of a row
+    return f"'{plain}" if value.startswith(FORMULA) else plain
 
 
 def sha256_of_file(path: Path) -> str:
