@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medseg.metrics.paired import METHOD, MIN_GROUPS, RESAMPLES, expand_levels
 
-MAX_DRAWN = 50_000_000  # counts kept, a byte each
+MAX_DRAWN = 20_000_000  # counts kept, a byte each: all draws for up to 2,000 patients
 AT_ONCE = 2_000_000  # counts multiplied at once, 8 bytes each
 
 Array = NDArray[np.float64]
