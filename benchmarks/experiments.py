@@ -22,7 +22,7 @@ DATA = {HIPPOCAMPUS: "hippocampus", NUCLEI: "nuclei", SARCOMA: "sts_pet"}  # fol
 SEEDS = (0, 1, 2)
 FREE = ("workers", "summary", "licence", "expected")  # settings that change no result
 # Settings younger than the first result -> the value that means "as before"; there they enter no id.
-ADDED: dict[str, Any] = {"infer.refine": [], "train.locator": "auto"}
+ADDED: dict[str, Any] = {"infer.refine": [], "train.locator": "auto", "metrics": {}}
 
 
 @dataclass(frozen=True)

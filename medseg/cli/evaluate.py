@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,11 +19,27 @@ def evaluate(
     labels: Annotated[
         str | None, typer.Option("--labels", help="Label values, such as 1,2.", show_default=False)
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", help="Names of `medseg list metrics`, or all.", show_default=False),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="METRIC.OPTION=VALUE", help="Repeatable.", show_default=False),
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option("--groups", help="CSV: id, [patient], site, sex, ...", show_default=False),
+    ] = None,
     ignore_label: Annotated[
         int | None,
         typer.Option("--ignore-label", help="Value of the reference to leave out.", show_default=False),
     ] = None,
     nsd_tolerance_mm: Annotated[float, typer.Option("--nsd-tolerance-mm", help="Tolerance of NSD.")] = 1.0,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="The maps hold object ids of one class.")
+    ] = False,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Cases compared at once.")] = 1,
     json: o.Json = False,
     verbose: o.Verbose = 0,
     quiet: o.Quiet = False,
@@ -33,24 +49,39 @@ def evaluate(
     Example: `medseg evaluate labelsTs/ out/masks -o out/evaluation --labels 1,2`
     """
     with session("evaluate", subject=str(predicted), as_json=json, quiet=quiet, verbose=verbose) as report:
+        from medseg.metrics.chosen import choose_metrics
+        from medseg.workflows.evaluate import Comparison
         from medseg.workflows.evaluate import evaluate as work
-        from medseg.workflows.evaluate import find_labels, pair_files
+        from medseg.workflows.pairs import pair_files, read_groups
+        from medseg.workflows.parallel import Workers
 
         progress = make_progress(quiet=quiet)
-        pairs = pair_files(reference, predicted, report)
-        values = _parse_labels(labels) if labels else find_labels(pairs, ignore_label)
-        work(
-            pairs,
-            values,
-            out,
-            progress=progress,
-            report=report,
-            nsd_tolerance_mm=nsd_tolerance_mm,
+        comparison = Comparison(
+            _parse_labels(labels) if labels else None,
+            choose_metrics(
+                metrics.split(",") if metrics else None,
+                _parse_options(set_ or []),
+                nsd_tolerance_mm=nsd_tolerance_mm,
+            ),
             ignore_label=ignore_label,
+            is_instances=instances,
         )
+        cohort = read_groups(groups) if groups else None
+        pairs = pair_files(reference, predicted, report)
+        with Workers(workers) as pool:
+            work(pairs, comparison, out, progress=progress, report=report, cohort=cohort, workers=pool)
         for label, row in report.extra["metrics"]["labels"].items():
-            progress.say(f"label {label}: Dice {row['dice']}, HD95 {row['hd95_mm']} mm, n {row['n']}")
+            progress.say(_word_label(label, row))
         progress.say(summarise(report))
+
+
+def _word_label(label: str, row: dict[str, Any]) -> str:
+    parts = []
+    for name, words, unit in (("dice", "Dice", ""), ("hd95_mm", "HD95", " mm")):
+        if name in row:
+            interval = row["ci95"][name]
+            parts.append(f"{words} {row[name]}{f' {interval}' if interval else ''}{unit}")
+    return f"label {label}: {', '.join([*parts, '']) if parts else ''}n {row['n']}"
 
 
 def _parse_labels(text: str) -> dict[int, str]:
@@ -60,3 +91,23 @@ def _parse_labels(text: str) -> dict[int, str]:
         raise ConfigError(
             f"--labels {text} is not a list of numbers", hint="for example --labels 1,2"
         ) from None
+
+
+def _parse_options(settings: list[str]) -> dict[str, dict[str, Any]]:
+    """Return metric -> option -> value of METRIC.OPTION=VALUE texts; a value is read as JSON is."""
+    from json import JSONDecodeError, loads
+
+    found: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        metric, _, option = key.rpartition(".")
+        try:
+            value = loads(text)
+        except JSONDecodeError:
+            value = None
+        if not metric or not isinstance(value, (int, float)):
+            raise ConfigError(
+                f"--set {setting} is not METRIC.OPTION=NUMBER", hint="for example --set nsd.tolerance_mm=2"
+            )
+        found.setdefault(metric, {})[option] = value
+    return found

@@ -7,7 +7,7 @@ A pipeline (`pipelines/<task>.py`) fills the sections that describe the task; a 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,7 @@ class Config(Settings):
     train: Train = Train()
     infer: Infer = Infer()
     nsd_tolerance_mm: Positive = 1.0
+    metrics: dict[str, dict[str, Any]] = Field(default={})  # besides: {lesions: {min_volume_mm3: 3}}
     seed: Annotated[int, Field(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     memory_gb: Positive | None = None  # None: what the device has

@@ -41,5 +41,10 @@ def volume(pair: Pair) -> Values:
     }
 
 
+def relative_volume_error(pair: Pair) -> Values:
+    """(fp - fn) / (tp + fn): 0.1 is ten per cent too large; undefined for an empty reference."""
+    return {"relative_volume_error": _ratio(pair.fp - pair.fn, pair.tp + pair.fn)}
+
+
 def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None

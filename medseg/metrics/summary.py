@@ -2,114 +2,129 @@
 
 Empty masks: a label that is in neither mask of a case is left out of all means and counted in
 `n_both_empty`. A label that only one of the two holds scores 0 in Dice, IoU and NSD, has no surface
-distance, and is counted in `n_missed` or `n_spurious`: read a distance beside these counts.
+distance, and is counted in `n_missed` or `n_spurious`: read a distance beside these counts. False positives
+per scan alone are a mean over all scans: one without lesions and without findings is a good one.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
-from medseg.core.errors import ConfigError
-from medseg.metrics.case import CaseMetrics, LabelMetrics
+import numpy as np
+
+from medseg.metrics.case import CaseMetrics
+from medseg.metrics.columns import round_numbers, summarise_cases, summarise_column
+from medseg.metrics.intervals import Resamples
+from medseg.metrics.strata import Groups, summarise_groups, summarise_strata
+from medseg.metrics.table import Scores
 
 DEFINITIONS = {
     "surface": "boundary_voxels",
     "hd95_mm": "larger of the two directed 95th percentiles",
+    "assd_mm": "mean over the boundary voxels of both surfaces, pooled",
     "volume_error_ml": "predicted minus reference",
+    "relative_volume_error": "predicted minus reference over reference; null without a reference",
     "empty": "both empty: excluded and counted; one empty: dice, iou, nsd 0, distance null and counted",
     "label": "mean over the n cases that hold the label; se is sd / sqrt(cases)",
     "mean": "mean over labels of the label means; se over cases of the case mean",
     "miou": "mean over cases of the mean iou of the labels in the case, without background",
     "pixel_accuracy": "mean over cases of the share of voxels with the right label, with background",
+    "ci95": "[low, high] of the mean, patients resampled; null if fewer than min_patients have a value",
+}
+OPTIONAL_DEFINITIONS = {
+    "hd95_area": "surface_area (Nikolov 2018), larger direction, no interpolation",
+    "nsd_area": "surface_area (Nikolov 2018)",
+    "boundary_f1": "boundary_voxels, harmonic mean of both shares within tolerance_mm (Csurka 2013)",
+    "boundary_iou": "boundary_voxels, bands of width_mm inside either mask (Cheng 2021)",
+    "lesions": "reference lesions with min_overlap covered are detected; one empty: f1, dice 0, sensitivity "
+    "null without reference, precision without prediction; lesion_false_positives is a mean over all scans",
+    "panoptic": "objects match above iou 0.5 (Kirillov 2019); one empty: pq, rq 0, sq null",
 }
 
 
-def summarise(cases: Sequence[CaseMetrics]) -> dict[str, Any]:
+def summarise(
+    cases: Iterable[CaseMetrics],
+    *,
+    patients: Mapping[str, Hashable] | None = None,
+    groups: Groups | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Return the "metrics" object of a report: mean, labels, definitions; six digits, None for undefined.
 
     Where the cases have regions, "regions" holds them as "labels" holds labels; no mean counts them.
 
+    Args:
+        cases: A list, or `Scores`, which takes less memory.
+        patients: Case id -> whose it is; a case without is a patient of its own.
+        groups: Column -> case id -> group, such as {"site": {"case-1": "A"}}.
+        seed: Of the resamples.
+
     Raises:
         ConfigError: The cases were evaluated with different options.
     """
-    options = [case.options for case in cases]
-    if any(other != options[0] for other in options):
-        raise ConfigError(
-            "the cases were evaluated with different metric options",
-            hint="evaluate all cases again with one set of options",
-            code="METRICS_DIFFER",
-        )
-    values = list(dict.fromkeys(value for case in cases for value in case.labels))
-    labels = {
-        str(value): _summarise_label([c.labels[value] for c in cases if value in c.labels])
-        for value in values
+    scores = cases if isinstance(cases, Scores) else Scores.of(cases)
+    names = scores.ids
+    resamples = Resamples([_whose(name, patients) for name in names], seed=seed)
+    columns = {key: scores.column(key) for key in scores.keys}
+    labels = {key: column for key, column in columns.items() if key[0] == "label"}
+    everyone = np.ones(len(names), bool)
+    used = {name: dict(chosen) for name, chosen in (scores.options or {}).items() if chosen}
+    optional = {
+        name: OPTIONAL_DEFINITIONS[name] for name in scores.options or {} if name in OPTIONAL_DEFINITIONS
     }
-    mean: dict[str, float | None] = {}
-    for key in _value_names(label for case in cases for label in case.labels.values()):
-        mean[key] = _mean(label[key] for label in labels.values() if key in label)
-        mean[f"{key}_se"] = _standard_error(_mean(_values(case.labels.values(), key)) for case in cases)
-    mean["miou"], mean["miou_se"] = _mean(c.miou for c in cases), _standard_error(c.miou for c in cases)
-    mean["pixel_accuracy"] = _mean(case.pixel_accuracy for case in cases)
-    mean["pixel_accuracy_se"] = _standard_error(case.pixel_accuracy for case in cases)
-    used = {name: dict(chosen) for name, chosen in options[0].items() if chosen} if options else {}
-    summary = {"mean": mean, "labels": labels, "definitions": {**DEFINITIONS, "options": used}}
-    if names := list(dict.fromkeys(name for case in cases for name in case.regions)):
-        groups = [[case.regions[name] for case in cases if name in case.regions] for name in names]
-        summary["regions"] = {name: _summarise_label(group) for name, group in zip(names, groups)}
-    return {key: _rounded(part) for key, part in summary.items()}
+    summary: dict[str, Any] = {
+        **summarise_cases(scores, labels, everyone, resamples),
+        "definitions": {**DEFINITIONS, **optional, "options": used},
+        "intervals": resamples.method,
+        "confusion": _lay_out(scores.confusion, [int(str(key[1])) for key in labels]),
+        "strata": summarise_strata(columns, resamples),
+    }
+    if regions := {key: column for key, column in columns.items() if key[0] == "region"}:
+        summary["regions"] = {
+            str(key[1]): summarise_column(column, everyone, resamples)[0] for key, column in regions.items()
+        }
+    if groups:
+        summary["groups"] = summarise_groups(
+            names, groups, lambda chosen: summarise_cases(scores, labels, chosen, resamples)
+        )
+    if scores.calibration:
+        whole, foreground = scores.calibration
+        summary["calibration"] = {
+            "ece": whole.error,
+            "ece_foreground": foreground.error,
+            "bins": whole.to_json(),
+            "bins_foreground": foreground.to_json(),
+        }
+    rounded: dict[str, Any] = round_numbers(summary)
+    return rounded
+
+
+def _whose(name: str, patients: Mapping[str, Hashable] | None) -> Hashable:
+    known = (patients or {}).get(name)
+    return ("case", name) if known in (None, "") else ("patient", known)
+
+
+def _lay_out(confusion: Mapping[tuple[int, int], int], values: list[int]) -> dict[str, Any]:
+    """Return the voxels of all cases: a row per label of the reference, a column per predicted one."""
+    values = [0, *values]
+    matrix = [[confusion.get((one, other), 0) for other in values] for one in values]
+    return {"labels": values, "voxels": matrix}
 
 
 def rows(cases: Iterable[CaseMetrics]) -> list[dict[str, Any]]:
     """Return one flat row per case and label or "region": id, label, name, state, then the values."""
-    return [
-        {
-            "id": case.case_id,
-            "label": value,
-            "name": label.name,
-            "state": label.state,
-            **_rounded(label.values),
-        }
-        for case in cases
-        for value, label in [*case.labels.items(), *(("region", group) for group in case.regions.values())]
-    ]
+    return list(iterate_rows(cases))
 
 
-def _summarise_label(cases: Sequence[LabelMetrics]) -> dict[str, Any]:
-    states = [case.state for case in cases]
-    counts = {f"n_{state}": states.count(state) for state in ("both_empty", "missed", "spurious")}
-    result: dict[str, Any] = {"name": cases[0].name, "n": len(cases) - counts["n_both_empty"], **counts}
-    for key in _value_names(cases):
-        result[key] = _mean(_values(cases, key))
-        result[f"{key}_se"] = _standard_error(_values(cases, key))
-    return result
-
-
-def _value_names(labels: Iterable[LabelMetrics]) -> list[str]:
-    return list(dict.fromkeys(key for label in labels for key in label.values))
-
-
-def _values(labels: Iterable[LabelMetrics], key: str) -> list[float | None]:
-    return [label.values.get(key) for label in labels if label.state != "both_empty"]
-
-
-def _mean(numbers: Iterable[float | None]) -> float | None:
-    defined = [number for number in numbers if number is not None]
-    return math.fsum(defined) / len(defined) if defined else None
-
-
-def _standard_error(numbers: Iterable[float | None]) -> float | None:
-    """Return the sample standard deviation over the square root of the count, None below two numbers."""
-    defined = [number for number in numbers if number is not None]
-    centre = _mean(defined)
-    if centre is None or len(defined) < 2:
-        return None
-    variance = math.fsum((number - centre) ** 2 for number in defined) / (len(defined) - 1)
-    return math.sqrt(variance / len(defined))
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(part) for key, part in value.items()}
-    return round(value, 6) if isinstance(value, float) else value
+def iterate_rows(cases: Iterable[CaseMetrics]) -> Iterator[dict[str, Any]]:
+    """Yield what `rows` returns, one case in memory at a time."""
+    for case in cases:
+        for value, label in [*case.labels.items(), *(("region", group) for group in case.regions.values())]:
+            yield {
+                "id": case.case_id,
+                "label": value,
+                "name": label.name,
+                "state": label.state,
+                **round_numbers(label.values),
+            }

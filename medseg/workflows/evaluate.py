@@ -1,137 +1,117 @@
-"""evaluate: masks against references, by any tool, paired by id."""
+"""evaluate: masks against references, by any tool, paired by id.
+
+A case is read, measured and forgotten: what stays is eight bytes a number (`metrics.table`), so the memory of
+thousands of cases is that of one. Labels that nobody listed are found while the cases are compared.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from medseg.core.errors import ConfigError, DataError, GeometryError
+import numpy as np
+
+from medseg.core.errors import DataError, GeometryError
 from medseg.core.files import make_folder, write_csv, write_json
-from medseg.core.select import select
-from medseg.data.cases import make_id
-from medseg.data.layouts import list_images
-from medseg.io import read_labels, stem
-from medseg.metrics import METRICS, CaseMetrics, evaluate_case, rows, summarise
+from medseg.core.volume import Labels
+from medseg.io import read_labels, read_volume, stem
+from medseg.metrics import (
+    CaseMetrics,
+    Metric,
+    Pair,
+    Scores,
+    evaluate_case,
+    evaluate_instances,
+    iterate_rows,
+    summarise,
+)
+from medseg.metrics.calibration import Calibration, measure_calibration
+from medseg.metrics.case import measure_pair
+from medseg.metrics.chosen import choose_metrics
+from medseg.workflows.pairs import Cohort, Pairs
 from medseg.workflows.parallel import Workers
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
 
-Pairs = Mapping[str, tuple[Path, Path]]
-NO_PARTNER = "no predicted mask has this id"
+PROBABILITIES = "_prob.nii.gz"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How pairs are compared.
+
+    Args:
+        labels: Value -> name; None: all that occur, named by their number.
+        metrics: Name -> metric, its options bound; None: the default set.
+        regions: As in `evaluate_case`.
+        ignore_label: As in `evaluate_case`.
+        is_instances: Whether the maps hold ids of objects of one class.
+    """
+
+    labels: Mapping[int, str] | None = None
+    metrics: Mapping[str, Metric] | None = None
+    regions: Mapping[str, Sequence[int]] | None = None
+    ignore_label: int | None = None
+    is_instances: bool = False
 
 
 def evaluate(
     pairs: Pairs,
-    labels: Mapping[int, str],
+    comparison: Comparison,
     out: Path,
     *,
     progress: Progress,
     report: Report,
-    nsd_tolerance_mm: float = 1.0,
-    regions: Mapping[str, Sequence[int]] | None = None,
-    ignore_label: int | None = None,
+    cohort: Cohort | None = None,
     workers: Workers | None = None,
-) -> list[CaseMetrics]:
+) -> Scores:
     """Compare (reference, predicted) pairs and write OUT/{cases.csv,metrics.json}.
 
-    A pair that cannot be compared is reported and the others go on. `regions` and `ignore_label` are as in
-    `evaluate_case`.
+    A pair that cannot be compared is reported and the others go on. Where ID_prob.nii.gz lies beside a mask,
+    its calibration is measured too.
 
     Returns:
         One result per comparable case, by id.
     """
     make_folder(out)
-    work = partial(
-        _evaluate_pair,
-        labels=dict(labels),
-        nsd_tolerance_mm=nsd_tolerance_mm,
-        more={"regions": regions, "ignore_label": ignore_label},
+    comparison = (
+        comparison if comparison.metrics is not None else replace(comparison, metrics=choose_metrics())
     )
-    found: list[CaseMetrics] = []
+    metrics, names = comparison.metrics or {}, list(pairs)
+    empty = np.zeros((3, 3, 3), bool)
+    scores = Scores(measure_pair(Pair(empty, empty, (1.0, 1.0, 1.0)), "", metrics).values)
     with progress.track("evaluate", len(pairs)) as advance:
         for index, result in (workers or Workers(1)).map(
-            work, list(pairs.items()), stage="evaluate", name=lambda item: item[0]
+            partial(_evaluate_pair, comparison=comparison),
+            list(pairs.items()),
+            stage="evaluate",
+            name=lambda item: item[0],
         ):
-            if isinstance(result, CaseMetrics):
-                found.append(result)
-                report.add(CaseResult(result.case_id, "done"))
+            if isinstance(result, DataError):
+                report.add(CaseResult.of_error(names[index], result))
             else:
-                report.add(CaseResult.of_error(list(pairs)[index], result))
-            advance(list(pairs)[index])
-    found.sort(key=lambda case: case.case_id)
-    write_csv(out / "cases.csv", rows(found))
-    metrics = summarise(found)
-    write_json(out / "metrics.json", metrics)
-    report.extra["metrics"] = metrics
-    return found
+                scores.add(result.case)
+                report.add(CaseResult(names[index], "done", warnings=result.warnings))
+            advance(names[index])
+    known = cohort or Cohort()
+    summary = summarise(scores, patients=known.patients, groups=known.groups)
+    columns = ("id", "label", "name", "state", *scores.value_names)
+    write_csv(out / "cases.csv", iterate_rows(scores), columns)
+    write_json(out / "metrics.json", summary)
+    report.extra["metrics"] = summary
+    return scores
 
 
-def pair_files(reference: Path, predicted: Path, report: Report) -> Pairs:
-    """Pair two files, or the images of two folders by their id.
-
-    Raises:
-        ConfigError: Not two files and not two folders.
-        DataError: Nothing to compare.
-    """
-    if reference.is_file() and predicted.is_file():
-        return {make_id(stem(predicted)): (reference, predicted)}
-    for folder in (reference, predicted):
-        if not folder.is_dir():
-            raise ConfigError(
-                "give two files or two folders of masks", hint="check both paths", code="INPUT_MISSING"
-            )
-    references = _index(list_images(reference))
-    masks = _index([path for path in list_images(predicted) if not stem(path).endswith("_prob")])
-    for name in references.keys() - masks.keys():
-        report.add(CaseResult(name, "rejected", "PREDICTION_MISSING", NO_PARTNER, "predict it too"))
-    pairs = {name: (references[name], masks[name]) for name in sorted(references.keys() & masks.keys())}
-    if not pairs:
-        raise DataError("no file of one folder has the id of one in the other", code="NO_CASES")
-    return pairs
+@dataclass(frozen=True)
+class _Compared:
+    case: CaseMetrics
+    warnings: tuple[tuple[str, str], ...]
 
 
-def _index(paths: Sequence[Path]) -> dict[str, Path]:
-    """Return id -> file.
-
-    Raises:
-        DataError: Two files have one id; which is meant, cannot be told.
-    """
-    found: dict[str, Path] = {}
-    for path in paths:
-        if (name := make_id(stem(path))) in found:
-            raise DataError(f"two masks have the id `{name}`", hint="remove one of them", code="DUPLICATE_ID")
-        found[name] = path
-    return found
-
-
-def find_labels(pairs: Pairs, ignore_label: int | None = None) -> dict[int, str]:
-    """Return the label values that occur in references or predictions, named by their number.
-
-    The ignore label is none of them.
-    """
-    import numpy as np
-
-    values: set[int] = set()
-    for path in (path for pair in pairs.values() for path in pair):
-        try:
-            values |= set(np.unique(read_labels(path).array).tolist())
-        except DataError:
-            continue  # reported when it is compared
-    return {value: str(value) for value in sorted(values - {0, ignore_label})}
-
-
-def _evaluate_pair(
-    item: tuple[str, tuple[Path, Path]],
-    *,
-    labels: Mapping[int, str],
-    nsd_tolerance_mm: float,
-    more: Mapping[str, Any],
-) -> CaseMetrics | DataError:
+def _evaluate_pair(item: tuple[str, tuple[Path, Path]], *, comparison: Comparison) -> _Compared | DataError:
     name, (reference_path, predicted_path) = item
-    options: dict[str, dict[str, Any]] = {"nsd": {"tolerance_mm": nsd_tolerance_mm}}
-    metrics = {key: select("metric", METRICS, key, options.get(key)) for key in METRICS}
     try:
         reference, predicted = read_labels(reference_path), read_labels(predicted_path)
         if difference := reference.geometry.differs_from(predicted.geometry):
@@ -140,9 +120,59 @@ def _evaluate_pair(
                 hint="resample one onto the other's grid first",
                 code="GRID_MISMATCH",
             )
-        spacing_mm = reference.geometry.spacing_mm
-        return evaluate_case(
-            reference.array, predicted.array, spacing_mm, labels, metrics, case_id=name, **more
-        )
+        case = _compare(name, reference, predicted, comparison)
     except DataError as error:
         return error
+    path = predicted_path.with_name(f"{stem(predicted_path)}{PROBABILITIES}")
+    if comparison.is_instances or not path.is_file():
+        return _Compared(case, ())
+    try:
+        return _Compared(_add_calibration(case, _calibrate(path, reference, comparison)), ())
+    except DataError as error:
+        return _Compared(case, ((error.code, f"no calibration: {error.message}"),))
+
+
+def _compare(name: str, reference: Labels, predicted: Labels, comparison: Comparison) -> CaseMetrics:
+    arrays, spacing_mm = (reference.array, predicted.array), reference.geometry.spacing_mm
+    metrics, ignored = comparison.metrics or {}, comparison.ignore_label
+    if comparison.is_instances:
+        return evaluate_instances(*arrays, spacing_mm, metrics, case_id=name, ignore_label=ignored)
+    return evaluate_case(
+        *arrays,
+        spacing_mm,
+        comparison.labels,
+        metrics,
+        case_id=name,
+        regions=comparison.regions,
+        ignore_label=ignored,
+    )
+
+
+def _calibrate(path: Path, reference: Labels, comparison: Comparison) -> Calibration:
+    volume = read_volume(path)
+    if difference := reference.geometry.differs_from(volume.geometry):
+        raise GeometryError(
+            f"probabilities lie on another grid: {difference}",
+            hint="resample one onto the other's grid first",
+            code="GRID_MISMATCH",
+        )
+    return measure_calibration(
+        reference.array,
+        volume.array,
+        labels=None if comparison.labels is None else list(comparison.labels),
+        regions=comparison.regions,
+        ignore_label=comparison.ignore_label,
+    )
+
+
+def _add_calibration(case: CaseMetrics, found: Calibration) -> CaseMetrics:
+    """Return the case with its calibration errors among the values of labels and regions."""
+    labels = {
+        value: replace(row, values={**row.values, "ece": found.labels.get(value)})
+        for value, row in case.labels.items()
+    }
+    regions = {
+        name: replace(row, values={**row.values, "ece": found.regions.get(name)})
+        for name, row in case.regions.items()
+    }
+    return replace(case, labels=labels, regions=regions, calibration=found)

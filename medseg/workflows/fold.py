@@ -34,7 +34,8 @@ from medseg.workflows.run_folder import RunFolder
 
 # Settings that no weight depends on.
 FREE: Any = {
-    **dict.fromkeys(("workers", "infer", "nsd_tolerance_mm", "summary", "licence", "expected"), True),
+    **dict.fromkeys(("workers", "infer", "summary", "licence", "expected"), True),
+    **dict.fromkeys(("metrics", "nsd_tolerance_mm"), True),
     "train": {"locator"},
 }
 

@@ -14,9 +14,11 @@ from medseg.inference.model import load_model
 from medseg.inference.network import choose_device
 from medseg.inference.segment import Segmenter
 from medseg.metrics import CaseMetrics
+from medseg.metrics.chosen import choose_metrics
 from medseg.train.distributed import is_main_process
-from medseg.workflows.evaluate import evaluate
+from medseg.workflows.evaluate import Comparison, evaluate
 from medseg.workflows.locate import settle_locator
+from medseg.workflows.pairs import Cohort
 from medseg.workflows.parallel import Workers
 from medseg.workflows.postprocess_choice import settle_infer
 from medseg.workflows.predict import predict_stored
@@ -122,15 +124,16 @@ def score(config: Config, folder: RunFolder, *, progress: Progress, report: Repo
     for fold in folder.trained_folds:
         segmenter = Segmenter(load_model(folder.model, device, folds=[fold], trust_code=True), config.infer)
         pairs |= predict_part(segmenter, folder, splits.validation(fold), f"fold_{fold}", progress=progress)
-    found = evaluate_pairs(config, folder.evaluation, pairs, progress=progress, report=report)
+    found = evaluate_pairs(config, folder, pairs, progress=progress, report=report)
     comparable = {case.case_id: pairs[case.case_id] for case in found}
     infer = settle_infer(config, folder, comparable, progress=progress, report=report)
     settle_trust(config, folder, found, progress=progress, report=report)
     if splits.test:
         segmenter = Segmenter(load_model(folder.model, device, trust_code=True), infer)
         pairs = predict_part(segmenter, folder, splits.test, "test", progress=progress)
-        out = folder.evaluation / "test"
-        evaluate_pairs(config, out, pairs, progress=progress, report=report, key="test_metrics")
+        evaluate_pairs(
+            config, folder, pairs, progress=progress, report=report, part="test", key="test_metrics"
+        )
     return found
 
 
@@ -145,20 +148,25 @@ def predict_part(
 
 
 def evaluate_pairs(
-    config: Config, out: Path, pairs: Pairs, *, progress: Progress, report: Report, key: str = "metrics"
+    config: Config,
+    folder: RunFolder,
+    pairs: Pairs,
+    *,
+    progress: Progress,
+    report: Report,
+    part: str = "",
+    key: str = "metrics",
 ) -> list[CaseMetrics]:
-    """Evaluate into `out` and put the metrics into the report under `key`; the cases are already there."""
+    """Evaluate into RUN/evaluation/PART and put the metrics into the report, which has the cases already."""
     inner = Report("evaluate")
-    found = evaluate(
-        pairs,
+    comparison = Comparison(
         config.data.labels,
-        out,
-        progress=progress,
-        report=inner,
-        nsd_tolerance_mm=config.nsd_tolerance_mm,
-        regions={region.name: region.covers for region in config.data.regions},
-        ignore_label=config.data.ignore_label,
+        choose_metrics(options=config.metrics, nsd_tolerance_mm=config.nsd_tolerance_mm),
+        {region.name: region.covers for region in config.data.regions},
+        config.data.ignore_label,
     )
+    cohort, out = Cohort(folder.patients()), folder.evaluation / part
+    found = list(evaluate(pairs, comparison, out, progress=progress, report=inner, cohort=cohort))
     report.extra[key] = inner.extra["metrics"]
     bad = {case.id for case in inner.bad_cases}
     report.cases[:] = [case for case in report.cases if case.id not in bad] + inner.bad_cases

@@ -21,6 +21,7 @@ from medseg.inference.model import load_model
 from medseg.inference.network import choose_device
 from medseg.inference.refine import REFINE
 from medseg.losses import LOSSES
+from medseg.metrics.chosen import choose_metrics
 from medseg.models import MODELS
 from medseg.postprocess import POSTPROCESS
 from medseg.tracking.store import Tracker
@@ -64,6 +65,7 @@ def select_all(config: Config) -> None:
     select("model", MODELS, config.model.name, config.model.options)
     select("loss", LOSSES, config.loss.name, config.loss.options)
     select("optimizer", OPTIMIZERS, config.train.optimizer, config.train.optimizer_options)
+    choose_metrics(options=config.metrics)
     for step in config.infer.refine:
         select("refine step", REFINE, step.name, step.options)
     for step in config.infer.postprocess:

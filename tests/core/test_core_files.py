@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import stat
@@ -243,6 +244,20 @@ def test_bad_json_has_a_code_and_names_no_path(tmp_path, content, code):
 def test_csv_columns_are_those_of_all_rows_in_order_of_appearance(tmp_path):
     write_csv(tmp_path / "a.csv", [{"id": "a", "dice": 0.5}, {"id": "b", "dice": None, "nsd": 1}])
     assert (tmp_path / "a.csv").read_text() == "id,dice,nsd\na,0.5,\nb,,1\n"
+
+
+@pytest.mark.parametrize("text", ["=cmd()", "+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_no_cell_of_a_csv_is_a_formula(tmp_path, text):
+    write_csv(tmp_path / "a.csv", [{text: text, "n": -1.5}])
+    with (tmp_path / "a.csv").open(newline="") as stream:
+        head, row = csv.reader(stream)
+    plain = text.replace("\r", " ")  # a carriage return would end the row
+    assert (head[0], row) == (f"'{plain}", [f"'{plain}", "-1.5"])
+
+
+def test_csv_with_columns_is_written_row_by_row(tmp_path):
+    write_csv(tmp_path / "a.csv", ({"id": at} for at in range(3)), ["id", "dice"])
+    assert (tmp_path / "a.csv").read_text() == "id,dice\n0,\n1,\n2,\n"
 
 
 def test_csv_without_rows_still_has_its_columns(tmp_path):

@@ -8,7 +8,6 @@ import pytest
 from medseg.core.geometry import Geometry
 from medseg.data.preprocess import Placement
 from medseg.inference.trust.calibration import (
-    expected_calibration_error,
     fit_temperatures,
     measure_calibration,
 )
@@ -27,6 +26,7 @@ from medseg.inference.trust.quality import (
     from_logit,
     to_logit,
 )
+from medseg.metrics.calibration import expected_calibration_error
 
 ONES = np.ones(9)
 NINE = np.arange(1.0, 10.0)[::-1].copy()

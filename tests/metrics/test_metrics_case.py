@@ -128,3 +128,39 @@ def test_region_is_the_union_of_its_labels(maps):
     case = evaluate_case(*maps, SPACING_MM, NAMES, METRICS, regions={"organs": (1, 2), "gall": (7,)})
     assert case.regions["organs"].values["dice"] == pytest.approx(2 * 10 / (10 + 14))
     assert (case.regions["gall"].name, case.regions["gall"].state) == ("gall", "both_empty")
+
+
+def test_labels_that_nobody_listed_are_found(maps):
+    case = evaluate_case(*maps, SPACING_MM, None, METRICS)
+    assert {value: label.name for value, label in case.labels.items()} == {1: "1", 2: "2", 3: "3", 4: "4"}
+
+
+def test_the_ignore_label_is_none_of_them(maps):
+    case = evaluate_case(*maps, SPACING_MM, None, METRICS, ignore_label=3)
+    assert list(case.labels) == [1, 2, 4]
+
+
+def test_confusion_counts_every_pair_of_labels(maps):
+    confusion = evaluate(maps).confusion
+    assert (confusion[1, 1], confusion[0, 1], confusion[2, 0], confusion[0, 4]) == (8, 4, 2, 3)
+    assert sum(confusion.values()) == 120
+
+
+def test_very_many_values_are_counted_alike(maps):
+    far = [np.where(array == 4, np.uint16(60_000), array) for array in maps]
+    case = evaluate_case(*far, SPACING_MM, {1: "a", 60_000: "b"}, METRICS)
+    near = evaluate_case(*maps, SPACING_MM, {1: "a", 4: "b"}, METRICS)
+    assert (case.labels[1], case.labels[60_000]) == (near.labels[1], near.labels[4])
+    assert case.pixel_accuracy == near.pixel_accuracy
+
+
+def test_counting_in_slabs_counts_the_same(maps, monkeypatch):
+    whole = evaluate(maps)
+    monkeypatch.setattr("medseg.metrics.counts.SLAB", 7)
+    assert evaluate(maps) == whole
+
+
+def test_negative_labels_are_refused(maps):
+    with pytest.raises(DataError) as caught:
+        evaluate((maps[0].astype(np.int8) - 1, maps[1]))
+    assert caught.value.code == "LABEL_INVALID"

@@ -58,12 +58,49 @@ def test_masks_are_not_changed(metric):
     assert all(np.array_equal(mask, copy) for mask, copy in zip(masks, copies, strict=True))
 
 
-@pytest.mark.parametrize("name", ["dice", "iou", "hd95", "nsd"])
+SYMMETRIC = [
+    "dice",
+    "iou",
+    "hd",
+    "hd95",
+    "assd",
+    "nsd",
+    "hd95_area",
+    "boundary_f1",
+    "boundary_iou",
+    "panoptic",
+]
+
+
+@pytest.mark.parametrize("name", SYMMETRIC)
 @settings(deadline=None, max_examples=40)
 @given(masks=mask_pairs())
 def test_reference_and_prediction_may_be_swapped(name, masks):
     swapped = METRICS[name](Pair(*masks[::-1], SPACING_MM))
-    assert swapped == METRICS[name](Pair(*masks, SPACING_MM))
+    assert swapped == pytest.approx(METRICS[name](Pair(*masks, SPACING_MM)))
+
+
+@settings(deadline=None, max_examples=40)
+@given(masks=mask_pairs())
+def test_order_of_distances_and_shares(masks):
+    pair = Pair(*masks, SPACING_MM)
+    found = {key: number for metric in METRICS.values() for key, number in metric(pair).items()}
+    if pair.state != "present":
+        return
+    assert found["hd95_mm"] <= found["hd_mm"] and found["assd_mm"] <= found["hd_mm"]
+    assert found["iou"] <= found["dice"]
+    assert found["pq"] <= found["rq"] <= 1
+    assert 0 <= found["lesion_dice"] <= 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(masks=mask_pairs(), factor=st.sampled_from([0.5, 2.0, 3.0]))
+def test_distances_scale_with_the_spacing(masks, factor):
+    near = Pair(*masks, SPACING_MM)
+    far = Pair(*masks, tuple(factor * mm for mm in SPACING_MM))
+    for name in ("hd", "hd95", "assd", "hd95_area"):
+        (value,), (scaled,) = METRICS[name](near).values(), METRICS[name](far).values()
+        assert scaled == (None if value is None else pytest.approx(factor * value, abs=1e-5))
 
 
 @settings(deadline=None, max_examples=40)
@@ -82,5 +119,7 @@ def test_mask_against_itself_is_perfect(mask):
     assert [found[key] for key in ("dice", "iou", "precision", "recall", "nsd")] == [
         1 if defined else None
     ] * 5
+    for key in ("nsd_area", "boundary_f1", "boundary_iou", "lesion_f1", "lesion_dice", "pq"):
+        assert found[key] == (pytest.approx(1) if defined else None), key
     assert found["hd95_mm"] == (0 if defined else None)
     assert found["volume_error_ml"] == 0

@@ -127,7 +127,7 @@ def test_numbers_have_six_digits(summary):
 
 def test_definitions_name_the_surface_and_the_tolerance(summary):
     assert summary["definitions"]["surface"] == "boundary_voxels"
-    assert summary["definitions"]["options"] == {"nsd": {"tolerance_mm": 1.0}}
+    assert summary["definitions"]["options"]["nsd"] == {"tolerance_mm": 1.0}
 
 
 def test_cases_with_different_options_are_refused():

@@ -19,7 +19,6 @@ from torch.nn import functional
 
 from medseg.inference.trust.observer import to_probabilities
 
-BINS = 15  # of the expected calibration error, as in Guo et al. 2017
 LOWEST, HIGHEST = 0.05, 20.0  # of T
 
 
@@ -72,18 +71,3 @@ def measure_calibration(
     chosen = p_NF.argmax(1)
     rows = np.arange(len(p_NF))
     return p_NF[rows, chosen], truth_NF[rows, chosen]
-
-
-def expected_calibration_error(
-    confidence: NDArray[np.float64], is_right: NDArray[np.bool_], bins: int = BINS
-) -> float:
-    """Return the mean over decisions of |share right - mean confidence| of their bin.
-
-    Guo et al. 2017, eq. 3 (after Naeini et al. 2015): equal bins (0, 1/15], (1/15, 2/15], ..., each
-    weighted by its number of decisions; 0 of no decisions.
-    """
-    if not len(confidence):
-        return 0.0
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gap = np.bincount(place, is_right, bins) - np.bincount(place, confidence, bins)
-    return float(np.abs(gap).sum() / len(confidence))

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from medseg.core.errors import CheckpointError, DataError
 from medseg.core.files import read_json
 from medseg.inference.trust.calibration import (
-    expected_calibration_error,
     fit_temperatures,
     measure_calibration,
 )
@@ -25,6 +24,7 @@ from medseg.inference.trust.outlier import Outlier, fit_outlier
 from medseg.inference.trust.quality import LEVEL
 from medseg.inference.trust.structure import Structure, check_intervals, fit_structures
 from medseg.inference.trust.witness import Witness
+from medseg.metrics.calibration import expected_calibration_error
 
 SCHEMA = 1
 Decided = tuple[NDArray[np.float64], NDArray[np.bool_]]  # confidences, and whether they were right
