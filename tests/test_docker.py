@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 Line = tuple[str, str]
@@ -82,3 +83,42 @@ def test_the_constraints_pin_every_version():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [line for line in lines if line.strip() and not line.startswith("#")]
     assert pins and all("==" in line for line in pins)
+
+
+@pytest.fixture(scope="module")
+def team() -> dict:
+    return yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
+
+
+def test_only_the_proxy_of_a_team_is_published_and_only_with_tls(team: dict):
+    assert {name: entry.get("ports") for name, entry in team["services"].items() if "ports" in entry} == {
+        "proxy": ["443:443"]
+    }
+    assert team["networks"]["inside"] == {"internal": True}
+    inner = {name for name, entry in team["services"].items() if entry["networks"] == ["inside"]}
+    assert inner == {"database", "mlflow"}
+
+
+def test_the_proxy_asks_for_a_login_before_everything():
+    text = (ROOT / "docker/Caddyfile").read_text()
+    site = text[text.index("{$NAME} {") :]
+    assert re.search(r"^\tbasic_auth \{\n\t\timport /etc/caddy/users$", site, re.M)  # no matcher: all paths
+    assert re.search(r"^\ttls ", site, re.M) and "reverse_proxy mlflow:5000" in site
+
+
+def test_the_file_for_a_team_holds_no_password_and_pins_its_images(team: dict):
+    text = (ROOT / "docker/compose.yaml").read_text()
+    assert not re.search(r"PASSWORD: |:[^@$\s]+@", text)
+    assert all(entry["file"].startswith("${MLFLOW_SECRETS:?") for entry in team["secrets"].values())
+    images = [entry["image"] for entry in team["services"].values() if "image" in entry]
+    assert images and all(re.search(r":\d+\.\d+", image) for image in images)
+
+
+def test_mlflow_for_a_team_has_what_the_local_one_has(team: dict):
+    from medseg.tracking.place import SETTINGS
+
+    server = team["services"]["mlflow"]
+    safe = {name: value for name, value in SETTINGS.items() if value in {"true", "false"}}
+    safe.pop("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER")  # of clients
+    assert safe.items() <= server["environment"].items()
+    assert "--allowed-hosts" in server["command"][0] and "*" not in server["command"][0]

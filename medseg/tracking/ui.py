@@ -1,25 +1,27 @@
-"""Serve what was tracked: MLflow's web interface, on this machine only."""
+"""Serve what was tracked: MLflow's web interface, on this machine only unless more is asked for."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
-from medseg.core.errors import ConfigError, ResourceError
-from medseg.tracking import place
+from medseg.core.errors import ResourceError
+from medseg.tracking import exposure, place
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+log = logging.getLogger(__name__)
+
 START_S = 120.0  # a new database alone takes several seconds on a busy machine
 STOP_S = 10.0
 LOG = "ui.log"
@@ -27,7 +29,12 @@ OPENER = build_opener(ProxyHandler({}))  # loopback never goes through the user'
 
 
 def serve(
-    port: int = place.DEFAULT_PORT, host: str = "127.0.0.1", *, announce: Callable[[str], None] = print
+    port: int = place.DEFAULT_PORT,
+    host: str = "127.0.0.1",
+    *,
+    names: Sequence[str] = (),
+    is_open: bool = False,
+    announce: Callable[[str], None] = print,
 ) -> None:
     """Serve the tracking store until Ctrl-C or SIGTERM.
 
@@ -35,20 +42,26 @@ def serve(
 
     Args:
         port: A free one is taken instead where it is in use.
-        host: A loopback name; runs are readable by everyone who can reach the port.
+        host: A loopback name, or with `is_open` another address of this machine, or 0.0.0.0 for all of them.
+        names: By which browsers elsewhere reach it; see `exposure.make_options`.
+        is_open: Whether everyone who reaches the port may read, change and delete runs; what is missing is
+            then logged (UI_OPEN).
         announce: Called once with the link that opens the newest runs.
 
     Raises:
-        ConfigError: The host is not loopback.
+        ConfigError: The host is not loopback and `is_open` is not set, or a name is none.
         ResourceError: The server does not start, or stops by itself.
     """
     store = place.find_store()
     if place.is_server(store):
         announce(place.link_to(store, "/experiments"))
         return
+    exposure.check_exposure(host, names, is_open=is_open)
     with _as_interrupt(signal.SIGTERM):
         try:
-            with _open_server(store, port, host) as (server, address):
+            with _open_server(store, port, host, names) as (server, address):
+                for fact in exposure.list_missing(host, names):
+                    log.warning("UI_OPEN %s", fact)
                 announce(_link_to_newest(address))
                 raise _stopped(server.wait())
         except KeyboardInterrupt:
@@ -56,20 +69,17 @@ def serve(
 
 
 @contextmanager
-def _open_server(store: str, port: int, host: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    if host not in LOOPBACK:
-        raise ConfigError(
-            f"the interface is served on loopback only, not on {host}",
-            hint="reach it from elsewhere through an SSH tunnel: ssh -L 5000:127.0.0.1:5000 MACHINE",
-            code="UI_NOT_LOOPBACK",
-        )
+def _open_server(
+    store: str, port: int, host: str, names: Sequence[str]
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     place.prepare_mlflow()
     place.make_home()
     port = _choose_port(host, port)
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    address = exposure.reach(host, port)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
     command += ["--default-artifact-root", place.find_artifacts().as_uri(), "--no-serve-artifacts"]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
+    command += exposure.make_options(host, port, names)
     with _open_private(place.find_home() / LOG) as log:
         # Its own session, so that Ctrl-C reaches only this process, which then stops the whole group.
         server = subprocess.Popen(
@@ -141,7 +151,7 @@ def _choose_port(host: str, port: int) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise ResourceError(
-        "no port can be opened on loopback", hint="allow loopback networking", code="UI_NO_PORT"
+        f"no port can be opened on {host}", hint="give an address of this machine", code="UI_NO_PORT"
     )
 
 

@@ -136,7 +136,15 @@ def test_an_unknown_phantom_is_refused(tmp_path: Path):
     assert result.exit_code == 2 and "did you mean `xray`?" in result.stderr
 
 
-def test_ui_serves_on_the_port_asked_for(monkeypatch: pytest.MonkeyPatch):
-    asked: list[int] = []
-    monkeypatch.setattr("medseg.tracking.ui.serve", asked.append)
-    assert medseg("ui", "--port", "5123").exit_code == 0 and asked == [5123]
+def test_ui_serves_on_the_port_asked_for_and_on_loopback(monkeypatch: pytest.MonkeyPatch):
+    asked: list[object] = []
+    monkeypatch.setattr("medseg.tracking.ui.serve", lambda *args, **kwargs: asked.append((args, kwargs)))
+    assert medseg("ui", "--port", "5123").exit_code == 0
+    assert asked == [((5123, "127.0.0.1"), {"names": (), "is_open": False})]
+
+
+def test_ui_beyond_loopback_is_a_wrong_request_until_a_second_flag_says_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    result = medseg("ui", "--host", "192.0.2.1")
+    assert result.exit_code == 2 and result.stderr.startswith("UI_NOT_LOOPBACK")
+    assert "--without-login" in result.stderr
