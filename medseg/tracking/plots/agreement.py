@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_PANELS, COLUMNS = 6, 2
+MAX_PANELS = 6
+COLUMNS = (1, 1, 2, 3, 2, 3, 3)  # of so many panels
 
 
 def draw_bland_altman(rows: Sequence[Row]) -> Picture:
@@ -35,7 +36,7 @@ def draw_bland_altman(rows: Sequence[Row]) -> Picture:
     if len(panels) > MAX_PANELS:
         kept = sorted(panels, key=lambda panel: -max(max(pair) for pair in panel[1]))[:MAX_PANELS]
         shown = [panel for panel in panels if panel in kept]
-    columns = min(COLUMNS, len(shown))
+    columns = COLUMNS[len(shown)]
     lines = math.ceil(len(shown) / columns)
     note = "solid: bias (mean difference) · dashed: limits of agreement, bias ± 1.96 sd"
     if len(shown) < len(panels):
@@ -52,7 +53,7 @@ def draw_bland_altman(rows: Sequence[Row]) -> Picture:
             if place >= len(shown) - columns:
                 axes.set_xlabel("mean of both in ml")
 
-    return paint(draw, 5.6 if columns == 1 else 9.6, 1.0 + 2.9 * lines)
+    return paint(draw, 1.0 + 4.2 * columns, 1.0 + 2.9 * lines)
 
 
 def limits_of_agreement(differences: Sequence[float]) -> tuple[float, float, float] | None:
@@ -82,5 +83,7 @@ def _draw_panel(axes: Axes, pairs: Sequence[tuple[float, float]]) -> None:
     if lines := limits_of_agreement(differences):
         for value, style, word in zip(lines, ("-", "--", "--"), ("bias", "", ""), strict=True):
             axes.axhline(value, color=COLOURS[1], linewidth=1.6, linestyle=style)
-            write_beside(axes, 1.01, value, f"{word} {value:+.3g}".strip(), color=COLOURS[1])
+            write_beside(
+                axes, 1.01, value, f"{word} {value:+.3g}".strip().replace("-", "−"), color=COLOURS[1]
+            )
     axes.margins(x=0.08, y=0.15)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.tracking.plots.picture import INK, PAPER, Picture, head, paint, say_nothing
+from medseg.tracking.plots.picture import INK, PAPER, Picture, head, paint, say_nothing, shorten_number
+from medseg.tracking.plots.values import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,10 +37,15 @@ def draw_confusion(matrix: NDArray[Any] | Sequence[Sequence[float]], names: Sequ
         axes = figure.add_subplot()
         axes.grid(visible=False)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axes.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
+        axes.set_xticks(
+            range(len(names)), list(map(shorten, names)), rotation=35, ha="right", rotation_mode="anchor"
+        )
         axes.set_yticks(
             range(len(names)),
-            [f"{name}\nn = {_short(n)}" for name, n in zip(names, totals[:, 0], strict=True)],
+            [
+                f"{shorten(name)}\nn = {shorten_number(n)}"
+                for name, n in zip(names, totals[:, 0], strict=True)
+            ],
         )
         axes.tick_params(length=0, labelsize=9 if len(names) <= MAX_WRITTEN else 5)
         axes.set(xlabel="predicted", ylabel="reference (n in voxels)")
@@ -56,11 +62,3 @@ def _write_shares(axes: Axes, shares: NDArray[np.float64]) -> None:
             axes.text(
                 column, row, text, ha="center", va="center", size=9, color=PAPER if share > 0.5 else INK
             )
-
-
-def _short(count: float) -> str:
-    """Return a count in three digits: 1234567 -> "1.23 M"."""
-    for size, word in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if count >= size:
-            return f"{count / size:.3g}{word}"
-    return f"{count:.0f}"

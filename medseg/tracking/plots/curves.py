@@ -12,13 +12,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PANELS = (("train/loss", "loss in training"), ("val/dice", "Dice of validation patches"))
+PANELS = (("train/loss", "loss in training"), ("val/dice", "Dice in validation"))
 Points = list[tuple[float, float]]
 
 
-def draw_curves(
-    histories: Mapping[str, Sequence[Row]], chosen: Mapping[str, int] | None = None
-) -> Picture:
+def draw_curves(histories: Mapping[str, Sequence[Row]], chosen: Mapping[str, int] | None = None) -> Picture:
     """Draw loss and validation Dice over epochs, a line a fold, with the epoch whose weights were kept.
 
     Args:
@@ -39,9 +37,8 @@ def draw_curves(
                 _draw_line(axes, _read(rows, column), kept[name], place, label)
             if not axes.lines:
                 axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=FAINT)
-        if any(axes.lines for axes in figure.axes):
-            handles, labels = figure.axes[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower right", ncols=3)
+        if drawn := [axes for axes in figure.axes if axes.lines]:
+            figure.legend(*drawn[0].get_legend_handles_labels(), loc="outside lower right", ncols=3)
 
     return paint(draw, 9.0, 4.0)
 

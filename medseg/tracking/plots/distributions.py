@@ -10,6 +10,7 @@ from medseg.tracking.plots.values import (
     Group,
     Row,
     bound_median,
+    capitalise,
     find_median,
     group_rows,
     spread,
@@ -36,10 +37,10 @@ def draw_distributions(rows: Sequence[Row], metric: str) -> Picture:
         return say_nothing(f"{word_metric(metric)} is not defined for any case")
     worst = sorted(groups, key=lambda group: find_median(group.values))[:MAX_LABELS]
     shown = [group for group in groups if group in worst]
-    left_out = f" · {len(shown)} of {len(groups)} labels, smallest medians" if len(shown) < len(groups) else ""
+    left_out = f"\n{len(shown)} of {len(groups)} labels, smallest medians" if len(shown) < len(groups) else ""
 
     def draw(figure: Figure) -> None:
-        head(figure, f"{_capital(word_metric(metric))} by label", HOW + left_out)
+        head(figure, f"{capitalise(word_metric(metric))} by label", HOW + left_out)
         axes = figure.add_subplot()
         _draw_strips(axes, shown, COLOURS[0])
         axes.set_yticks(range(len(shown)), [f"{group.name}\n{_count(group)}" for group in shown])
@@ -68,7 +69,7 @@ def draw_folds(rows: Sequence[Row], metric: str = "dice") -> Picture:
         return say_nothing(f"{word_metric(metric)} is not defined for any case")
 
     def draw(figure: Figure) -> None:
-        head(figure, f"{_capital(word_metric(metric))} of held-out cases by fold", HOW)
+        head(figure, f"{capitalise(word_metric(metric))} of held-out cases by fold", HOW)
         axes = figure.add_subplot()
         _draw_strips(axes, shown, COLOURS[2])
         axes.set_yticks(range(len(shown)), [f"{group.name}\nn = {len(group.values)}" for group in shown])
@@ -81,7 +82,7 @@ def _draw_strips(axes: Axes, groups: Sequence[Group], colour: str) -> None:
     """Draw one row a group, the first on top."""
     for line, group in enumerate(groups):
         heights = [line + offset for offset in spread(len(group.values), 0.26)]
-        axes.scatter(sorted(group.values), heights, s=16, color=colour, alpha=0.55, linewidths=0)
+        axes.scatter(sorted(group.values), heights, s=18, color=colour, alpha=0.55, linewidths=0, zorder=3)
         if interval := bound_median(group.values):
             axes.plot(interval, [line, line], color=INK, linewidth=2.2, solid_capstyle="butt")
         middle = find_median(group.values)
@@ -98,7 +99,3 @@ def _draw_strips(axes: Axes, groups: Sequence[Group], colour: str) -> None:
 def _count(group: Group) -> str:
     undefined = len(group.rows) - len(group.values)
     return f"n = {len(group.values)}" + (f", {undefined} undefined" if undefined else "")
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

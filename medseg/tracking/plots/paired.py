@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from medseg.tracking.plots.picture import COLOURS, FAINT, INK, Picture, head, paint, say_nothing
-from medseg.tracking.plots.values import spread, word_metric
+from medseg.tracking.plots.values import shorten, spread, word_metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,9 +35,9 @@ def draw_paired(
     shown = dict(list(shown.items())[:MAX_ROWS])
     if not shown:
         return say_nothing(f"no case has a {word_metric(metric)} in both")
-    a, b = names
+    a, b = map(shorten, names)
     note = "point: a case · line: mean · bar: its 95 % interval (bootstrap over patients)"
-    note += f" · {left_out} labels more are not drawn" if left_out > 0 else ""
+    note += f"\n{left_out} labels more are not drawn" if left_out > 0 else ""
 
     def draw(figure: Figure) -> None:
         head(figure, f"{word_metric(metric)}: {b} − {a}", note)
@@ -45,13 +45,15 @@ def draw_paired(
         axes.axvline(0, color=FAINT, linewidth=1.2)
         for line, (name, values) in enumerate(shown.items()):
             heights = [line + offset for offset in spread(len(values), 0.24)]
-            axes.scatter(sorted(values), heights, s=16, color=COLOURS[0], alpha=0.55, linewidths=0)
+            axes.scatter(sorted(values), heights, s=18, color=COLOURS[0], alpha=0.55, linewidths=0, zorder=3)
             low, high = intervals[name]
             if low is not None and high is not None:
                 axes.plot([low, high], [line, line], color=INK, linewidth=2.4, solid_capstyle="butt")
             mean = sum(values) / len(values)
             axes.plot([mean, mean], [line - 0.32, line + 0.32], color=INK, linewidth=2.4)
-        axes.set_yticks(range(len(shown)), [f"{name}\nn = {len(values)}" for name, values in shown.items()])
+        axes.set_yticks(
+            range(len(shown)), [f"{shorten(name)}\nn = {len(values)}" for name, values in shown.items()]
+        )
         axes.set_ylim(len(shown) - 0.45, -0.55)
         axes.set_xlabel(f"{b} minus {a}, {word_metric(metric)}")
         axes.grid(visible=False, axis="y")

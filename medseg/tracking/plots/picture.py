@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one a colour: a figure is read in grey, too
 DOTS_PER_INCH = 150
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # matplotlib's own type of it lists each key
     "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same
     "font.size": 9.5,
     "text.color": INK,
@@ -89,11 +89,33 @@ def say_nothing(why: str) -> Picture:
     return paint(draw, 6.0, 1.6)
 
 
-def head(figure: Figure, title: str, note: str = "") -> None:
-    """Put a title, and smaller what one needs for reading, above all axes."""
+def head(figure: Figure, title: str, note: str) -> None:
+    """Put a title above all axes, and below them, smaller, what one needs for reading."""
     figure.suptitle(title, x=0.01, ha="left", size=12, weight="bold")
-    if note:
-        figure.supxlabel(note, x=0.01, ha="left", size=8.5, color=FAINT)
+    figure.supxlabel(note, x=0.01, ha="left", size=8.5, color=FAINT)
+
+
+def mark_decades(axes: Axes, which: str, values: Sequence[float]) -> None:
+    """Make the "x" or "y" axis of positive values logarithmic, with plain numbers as ticks.
+
+    An axis of two decades or less has ticks at 1, 2 and 5 times a power of ten, a longer one at the powers.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    between = (1.0,) if max(values) / min(values) > 100 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=between))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: shorten_number(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def shorten_number(value: float) -> str:
+    """Return a number >= 0 in three digits: 1234567 -> "1.23 M"."""
+    for size, word in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.3g}{word}"
+    return f"{value:.3g}"
 
 
 def write_beside(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:

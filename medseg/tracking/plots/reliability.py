@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from medseg.tracking.plots.picture import COLOURS, FAINT, INK, Picture, head, paint, say_nothing
+from medseg.tracking.plots.picture import COLOURS, FAINT, INK, Picture, head, mark_decades, paint, say_nothing
 from medseg.tracking.plots.values import Row
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ def draw_reliability(bins: Sequence[Row]) -> Picture:
         upper.plot(confidence, accuracy, color=COLOURS[0], marker="o", markersize=5, linewidth=1.4)
         upper.text(0.02, 0.96, f"ECE {error:.4f}, n = {total:,.0f} voxels", va="top", color=INK)
         upper.set(ylim=(0, 1.02), ylabel="share that is right")
-        lower.vlines(confidence, 0.5, count, color=COLOURS[0], linewidth=7)
-        lower.set(xlim=(0, 1.02), yscale="log", ylabel="voxels", xlabel="confidence of the decision")
-        lower.set_ylim(bottom=0.5)
+        lower.plot(confidence, count, color=COLOURS[0], marker="o", markersize=5, linewidth=0.8)
+        lower.set(xlim=(0, 1.02), ylabel="voxels", xlabel="confidence of the decision")
+        mark_decades(lower, "y", count)
+        lower.margins(y=0.2)
 
     return paint(draw, 5.2, 5.8)

@@ -18,6 +18,7 @@ WORDS = {
     "volume_error_ml": "volume error in ml",
 }
 UNITS = ("mm", "ml")
+MAX_NAME = 32  # characters: a longer name would leave no room for what is drawn
 Z95 = 1.959963984540054  # the 97.5 % quantile of a normal distribution
 
 
@@ -44,12 +45,18 @@ def read_number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def shorten(name: object) -> str:
+    """Return a name on one line, cut where it is long."""
+    text = " ".join(str(name).split())
+    return text if len(text) <= MAX_NAME else text[: MAX_NAME - 1] + "…"
+
+
 def group_rows(rows: Iterable[Row], metric: str) -> list[Group]:
     """Return the rows by label, in order of appearance; regions, whose label is "region", by name."""
     groups: dict[tuple[str, str], Group] = {}
     for row in rows:
         name = str(row["name"])
-        group = groups.setdefault((str(row["label"]), name), Group(name))
+        group = groups.setdefault((str(row["label"]), name), Group(shorten(name)))
         group.rows.append(row)
         if (number := read_number(row.get(metric))) is not None:
             group.values.append(number)
@@ -61,6 +68,11 @@ def word_metric(metric: str) -> str:
     stem, _, unit = metric.rpartition("_")
     plain = f"{stem.replace('_', ' ')} in {unit}" if unit in UNITS else metric.replace("_", " ")
     return WORDS.get(metric, plain)
+
+
+def capitalise(text: str) -> str:
+    """Return words as the start of a title; "HD95 in mm" stays as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def find_median(values: Sequence[float]) -> float:
