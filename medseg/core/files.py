@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import os
 import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -107,14 +106,31 @@ def read_if_whole(path: Path) -> dict[str, Any]:
     return tree if isinstance(tree, dict) else {}
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Iterable[str] | None = None) -> None:
-    """Write dict rows as CSV atomically; None becomes an empty cell."""
-    names = list(columns or dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for one (OWASP, CSV injection)
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Iterable[str] | None = None) -> None:
+    """Write dict rows as CSV atomically; None becomes an empty cell, and no cell is a formula.
+
+    A text that a spreadsheet would run gets a `'` in front.
+
+    Args:
+        path: The file.
+        rows: With `columns`, written as they come: there may be more than fit in memory.
+        columns: None: all keys, in order of appearance.
+    """
+    if columns is None:
+        rows = list(rows)
+        columns = dict.fromkeys(key for row in rows for key in row)
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, [_escape(name) for name in columns], lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({_escape(key): _escape(value) for key, value in row.items()})
+
+
+def _escape(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def sha256_of_file(path: Path) -> str:

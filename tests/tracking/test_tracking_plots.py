@@ -65,7 +65,7 @@ def test_the_same_rows_give_the_same_bytes_of_both_kinds():
 def test_a_picture_is_a_png_and_an_svg_on_white_paper():
     from matplotlib.image import imread
 
-    picture = plots.draw_reliability([{"confidence": 0.9, "accuracy": 0.8, "count": 10}])
+    picture = plots.draw_reliability([{"confidence": 0.9, "accuracy": 0.8, "n": 10}])
 
     assert imread(io.BytesIO(picture.png), format="png")[0, 0, :3].tolist() == [1, 1, 1]
     assert ElementTree.fromstring(picture.svg).tag.endswith("svg")  # noqa: S314 - our own
@@ -164,9 +164,9 @@ def test_of_many_labels_the_largest_volumes_are_compared(figures):
 
 def test_the_calibration_error_is_weighted_by_the_counts(figures):
     bins = [
-        {"confidence": 0.9, "accuracy": 0.8, "count": 30},
-        {"confidence": 0.6, "accuracy": 0.8, "count": 10},
-        {"confidence": 0.1, "accuracy": 0.0, "count": 0},
+        {"confidence": 0.9, "accuracy": 0.8, "n": 30},
+        {"confidence": 0.6, "accuracy": 0.8, "n": 10},
+        {"confidence": None, "accuracy": None, "n": 0},
     ]
     plots.draw_reliability(bins)
 
@@ -243,10 +243,10 @@ def test_a_paired_figure_shows_mean_and_interval_of_each_label(figures):
     )
     zero, bar, mean, few = figures[0].axes[0].lines
 
-    assert zero.get_xdata() == [0, 0]
+    assert list(zero.get_xdata()) == [0, 0]
     assert list(bar.get_xdata()) == [0.1, 0.3]
     assert mean.get_xdata()[0] == pytest.approx(0.2)
-    assert few.get_xdata() == [0.2, 0.2]
+    assert list(few.get_xdata()) == [0.2, 0.2]
 
 
 def test_a_paired_figure_of_many_labels_says_how_many_are_missing(figures):

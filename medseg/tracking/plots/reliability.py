@@ -17,14 +17,14 @@ def draw_reliability(bins: Sequence[Row]) -> Picture:
     """Draw the share of right decisions against their confidence, and how many decisions each bin holds.
 
     Args:
-        bins: "confidence" (mean of the bin), "accuracy" (share that is right) and "count"; bins without
+        bins: "confidence" (mean of the bin), "accuracy" (share that is right) and "n"; bins without
             decisions are left out. The title states the expected calibration error of these bins.
     """
-    filled = [row for row in bins if float(row["count"]) > 0]
+    filled = [row for row in bins if float(row["n"]) > 0]
     if not filled:
         return say_nothing("no decision has a confidence")
     confidence, accuracy, count = (
-        [float(row[key]) for row in filled] for key in ("confidence", "accuracy", "count")
+        [float(row[key]) for row in filled] for key in ("confidence", "accuracy", "n")
     )
     total = math.fsum(count)
     error = math.fsum(n * abs(a - c) for n, a, c in zip(count, accuracy, confidence, strict=True)) / total
