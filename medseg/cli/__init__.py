@@ -10,6 +10,7 @@ import typer
 from medseg import __version__
 from medseg.cli import (
     cohort,
+    compare,
     compare_configs,
     deidentify,
     dicom,
@@ -59,6 +60,7 @@ app.command()(infer.infer)
 app.command()(evaluate.evaluate)
 app.command()(export.export)
 app.command()(export.verify)
+app.command()(compare.compare)
 app.command("compare-configs")(compare_configs.compare_configs)
 app.command()(dicom.inspect)
 app.command()(dicom.convert)

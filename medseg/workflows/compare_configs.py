@@ -17,7 +17,7 @@ from medseg.config import Config
 from medseg.core.errors import ConfigError
 from medseg.core.files import make_folder, write_csv
 from medseg.metrics.paired import METHOD, Interval, bootstrap_mean
-from medseg.workflows.held_out import HeldOutScores, load_scores, refuse_differences
+from medseg.workflows.held_out import HeldOutScores, load_scores, name_runs, refuse_differences
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.run import run
@@ -59,21 +59,6 @@ def compare_configs(
         make_folder(out)
         write_csv(out / "paired.csv", lay_out(scores, table))
         report.write(out / "report.json")
-
-
-def name_runs(roots: Sequence[Path]) -> list[str]:
-    """Return the shortest distinct names: the folder's, with as many parents as that takes.
-
-    Raises:
-        ConfigError: Fewer than two runs, or the same one twice.
-    """
-    paths = [root.resolve() for root in roots]
-    if len(set(paths)) < max(2, len(paths)):
-        raise ConfigError("two or more different runs are compared", hint="give their folders")
-    depth = 1
-    while len({path.parts[-depth:] for path in paths}) < len(paths):
-        depth += 1
-    return ["/".join(path.parts[-depth:]) for path in paths]
 
 
 def pair_scores(scores: Sequence[HeldOutScores]) -> dict[str, dict[str, list[float]]]:

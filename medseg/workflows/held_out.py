@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -47,6 +48,21 @@ class HeldOutScores:
     def cost(self) -> tuple[float, int]:
         """Less is cheaper, and of equals simpler."""
         return self.training_s, self.parameters
+
+
+def name_runs(roots: Sequence[Path]) -> list[str]:
+    """Return the shortest distinct names: the folder's, with as many parents as that takes.
+
+    Raises:
+        ConfigError: Fewer than two runs, or the same one twice.
+    """
+    paths = [root.resolve() for root in roots]
+    if len(set(paths)) < max(2, len(paths)):
+        raise ConfigError("two or more different runs are compared", hint="give their folders")
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in paths]
 
 
 def load_scores(run: RunFolder, name: str) -> HeldOutScores:
@@ -119,7 +135,7 @@ def refuse_differences(one: HeldOutScores, other: HeldOutScores) -> None:
             code="CASES_DIFFER",
         )
     for case in sorted(common):
-        if not _is_same_mask(one.folder.case(case).reference, other.folder.case(case).reference):
+        if not is_same_mask(one.folder.case(case).reference, other.folder.case(case).reference):
             raise ConfigError(
                 f"{pair} have different references for {case}",
                 hint="the same data and label_map for both",
@@ -127,7 +143,7 @@ def refuse_differences(one: HeldOutScores, other: HeldOutScores) -> None:
             )
 
 
-def _is_same_mask(one: Path, other: Path) -> bool:
+def is_same_mask(one: Path, other: Path) -> bool:
     """Whether two files hold the same labels on one grid; their bytes may differ with the compressor."""
     if sha256_of_file(one) == sha256_of_file(other):
         return True

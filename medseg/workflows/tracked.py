@@ -26,6 +26,7 @@ from medseg.io import read_labels
 from medseg.metrics import CaseMetrics, rows
 from medseg.tracking.overlay import draw_overlay, pick_cases
 from medseg.tracking.store import Tracker, start_run
+from medseg.workflows.figures import draw_figures
 from medseg.workflows.model_folder import write_model
 from medseg.workflows.report import Report
 from medseg.workflows.run_folder import RunFolder
@@ -105,12 +106,13 @@ def _hash_cases(folder: RunFolder, ids: Sequence[str]) -> str:
 def track_results(
     config: Config, folder: RunFolder, cases: Sequence[CaseMetrics], report: Report, tracker: Tracker
 ) -> None:
-    """Write the model card and overlays, and log metrics, table, overlays, plan and card."""
+    """Write the model card, overlays and plots, and log them with metrics, table, plan and versions."""
     metrics = report.extra["metrics"]
     regions = list(metrics.get("regions", {}).values())
     scores = [*metrics["labels"].items(), *(("region", row) for row in regions)]
     write_model(config, folder, {}, scores=[{"label": key, **row} for key, row in scores])
     draw_overlays(config, folder, cases)
+    draw_figures(folder, cases)
     # "whole_cases" sorts behind "train" and "val": the charts over epochs come first in MLflow.
     tracker.log_metrics({f"whole_cases/{name}": value for name, value in _numbers(metrics["mean"]).items()})
     for _, row in scores:
@@ -124,6 +126,8 @@ def track_results(
     for name in ("config.yaml", "plan.json", "MODEL_CARD.md"):
         tracker.log_artifact(folder.model / name)  # the model's copies name no case
     tracker.log_content(list_versions(), "environment.txt")
+    for path in sorted((folder.evaluation / "plots").iterdir()):
+        tracker.log_artifact(path, "plots")
     for path in sorted((folder.evaluation / "overlays").glob("*.png")):
         tracker.log_artifact(path, "overlays")
 

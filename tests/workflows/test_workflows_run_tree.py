@@ -24,6 +24,9 @@ def held_out(tiny_run: Path) -> list[str]:
     return json.loads((tiny_run / "splits.json").read_text())["folds"][0]
 
 
+PLOTS = ("dice", "dice_by_size", "nsd", "training", "volumes")
+
+
 def read(path: Path) -> dict:
     return json.loads(path.read_text())
 
@@ -42,6 +45,7 @@ def test_the_tree_is_the_documented_one(tiny_run: Path, held_out: list[str]):
         *(f"predictions/fold_0/{name}{suffix}" for name in held_out for suffix in SUFFIXES),
         *("evaluation/cases.csv", "evaluation/metrics.json"),
         *(f"evaluation/overlays/{rank}.png" for rank in ("best", "median", "worst")),
+        *(f"evaluation/plots/{name}.{kind}" for name in PLOTS for kind in ("png", "svg")),
         *(f"model/{name}" for name in ("model.json", "config.yaml", "plan.json", "MODEL_CARD.md")),
         *("model/weights_fold_0.safetensors", "model/SHA256SUMS"),
     }

@@ -182,3 +182,10 @@ def test_a_verdict_of_trust_is_a_column_with_its_reasons(tmp_path: Path):
 def test_without_a_store_there_is_no_run_to_find(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none/mlflow.db")
     assert find_run("any", "a", "b") == ""
+
+
+def test_the_figures_of_a_run_are_with_it(client: Any, parent: Any, tiny_run: Path):
+    names = {"dice", "nsd", "dice_by_size", "volumes", "training"}
+    logged = {Path(one.path).name for one in client.list_artifacts(parent.info.run_id, "plots")}
+    there = {path.name for path in (tiny_run / "evaluation/plots").iterdir()}
+    assert logged == there == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
