@@ -36,11 +36,11 @@ def draw_figures(folder: RunFolder, cases: Sequence[CaseMetrics]) -> None:
 
 
 def read_histories(folder: RunFolder) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of each trained fold's history.csv, by the name of the fold."""
+    """Return the rows of each trained fold's history.csv, by its number."""
     found = {}
     for fold in folder.trained_folds:
         path = Path(folder.fold(fold), "history.csv")
         if path.exists():
             with path.open(encoding="utf-8", newline="") as stream:
-                found[f"fold {fold}"] = list(csv.DictReader(stream))
+                found[str(fold)] = list(csv.DictReader(stream))
     return found
