@@ -21,6 +21,7 @@ from medseg.cli import (
     listing,
     phantom,
     run,
+    stats,
     ui,
 )
 from medseg.cli.session import STARTED, print_usage_error
@@ -58,6 +59,7 @@ app.command()(run.train)
 app.command()(run.run)
 app.command()(infer.infer)
 app.command()(evaluate.evaluate)
+app.command()(stats.stats)
 app.command()(export.export)
 app.command()(export.verify)
 app.command()(compare.compare)
