@@ -83,21 +83,16 @@ def test_a_single_slice_has_no_surface():
 
 
 @pytest.mark.parametrize("values", [(1, 3), (2, 70_000), (5, 2**40)])
-@pytest.mark.parametrize("corner", [0, -1, 1])
+@pytest.mark.parametrize("corner", [0, -1])
 def test_labels_of_any_size_are_found_in_their_boxes(values, corner):
     labels = np.zeros((3, 4, 5), np.int64)
     labels[1:, 2, 1:3], labels[0, 0, 0] = values[0], corner
     labels[0, 3, 4] = values[1]
-    found = {value: box for value, box in find_structures(labels) if value != corner}
 
-    assert (
-        found
-        == {
-            values[0]: (slice(1, 3), slice(2, 3), slice(1, 3)),
-            values[1]: (slice(0, 1), slice(3, 4), slice(4, 5)),
-        }
-        or corner == values[0]
-    )
+    assert dict(find_structures(labels)) == {
+        values[0]: (slice(1, 3), slice(2, 3), slice(1, 3)),
+        values[1]: (slice(0, 1), slice(3, 4), slice(4, 5)),
+    }
 
 
 def test_a_map_without_background_has_its_labels():
