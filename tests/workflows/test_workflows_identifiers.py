@@ -1,0 +1,111 @@
+"""60 identifiers planted in names and headers of scans: with --pseudonymize none is in RUN, OUT or MLflow."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from medseg.io import write_volume
+from tests.tiny import make_case, medseg, write_cohort, write_settings
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+CASES = "abcdef"
+IN_NAME = ("Zolw{}nska", "Hanne{}lore", "MRN77{}31", "1953041{}", "alert(4{}4)", "cmd7{}('calc')")
+IN_HEADER = ("Descr{}Zq", "Aux{}Zq", "Intent{}Zq", "Base{}Zq")
+PLACES = (148, 228, 328, 14)  # descrip, aux_file, intent_name, db_name (nifti1.h)
+
+
+def fill(texts: tuple[str, ...], case: str) -> list[str]:
+    return [text.format(CASES.index(case) if "1953" in text else case.upper()) for text in texts]
+
+
+def name_scan(case: str) -> str:
+    """Return a file name as people make them, and as people should not."""
+    surname, given, number, born, script, formula = fill(IN_NAME, case)
+    return f"={formula} {surname}^{given}_{number}_{born}<script>{script}"
+
+
+def plant(path: Path, case: str) -> None:
+    """Write identifiers into the free texts of a NIfTI header."""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    for place, text in zip(PLACES, fill(IN_HEADER, case), strict=True):
+        content[place : place + len(text)] = text.encode()
+    path.write_bytes(gzip.compress(bytes(content), 1))
+
+
+SECRETS = [text for case in CASES for text in (*fill(IN_NAME, case), *fill(IN_HEADER, case))] + ["Zqfolder"]
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_cohort(tmp_path_factory.mktemp("planted") / "Zqfolder", tuple(map(name_scan, CASES)))
+    for case in CASES:
+        for part in ("imagesTr", "labelsTr"):
+            plant(folder / part / f"{name_scan(case)}.nii.gz", case)
+    write_settings(folder.parent)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def left(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[str, bytes]]]:
+    """Name and bytes of all that `run` and `infer` left, and what they printed."""
+    folder = tmp_path_factory.mktemp("made")
+    settings = ("--config", cohort.parent / "tiny.yaml", "--set", "train.epochs=1")
+    write_volume(cohort / "new" / f"{name_scan('a')}.nii.gz", make_case(9)[0])
+    plant(cohort / "new" / f"{name_scan('a')}.nii.gz", "a")
+    said = ""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("MEDSEG_HOME", str(folder / "home"))
+        for words in (
+            ("run", "phantom_ct", "--data", cohort, *settings, "-o", folder / "RUN"),
+            ("infer", cohort / "new", "-m", folder / "RUN", "-o", folder / "OUT", "--tracking"),
+        ):
+            result = medseg(*words, "--pseudonymize", "--json")
+            assert result.exit_code == 0, result.stderr
+            said += json.dumps(json.loads(result.stdout))
+        with sqlite3.connect(folder / "home" / "mlflow.db") as database:
+            dump = "\n".join(database.iterdump())
+        database.close()
+    yield [("printed", said.encode()), ("mlflow.db as text", dump.encode()), *read_all(folder)]
+
+
+def read_all(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for path in folder.rglob("*"):
+        yield "a name", path.name.encode()
+        if path.is_file():
+            content = path.read_bytes()
+            yield path.name, content
+            if path.suffix == ".gz":
+                yield path.name, gzip.decompress(content)
+
+
+def leaks(content: bytes) -> list[str]:
+    return [secret for secret in SECRETS if secret.encode() in content]
+
+
+def test_60_identifiers_are_planted(cohort: Path):
+    assert len(set(SECRETS)) >= 60
+    assert {secret for _, content in read_all(cohort.parent) for secret in leaks(content)} == set(SECRETS)
+
+
+def test_none_is_in_anything_that_was_stored_or_printed_as_json(left: list[tuple[str, bytes]]):
+    assert {name: leaks(content) for name, content in left if leaks(content)} == {}
+
+
+def test_what_was_searched_holds_the_runs_their_tables_and_their_pictures(left: list[tuple[str, bytes]]):
+    names = [name for name, _ in left]
+    assert {"mlflow.db", "cases.json", "worst.png", "history.csv", "MODEL_CARD.md"} <= set(names)
+    assert names.count("cases.json") == 2  # of the run and of infer
+
+
+def test_no_cell_of_a_table_begins_as_a_formula(left: list[tuple[str, bytes]]):
+    rows = [row for name, text in left if name.endswith(".csv") for row in text.decode().splitlines()]
+    cells = [cell.strip('"') for row in rows for cell in row.split(",")]
+    assert len(cells) > 100 and not [cell for cell in cells if cell.startswith(("=", "@", "\t"))]
