@@ -34,6 +34,10 @@ class Look:
                 classes[mask] = paint
         self._seen = case, classes
 
+    def expect(self, case: StoredCase) -> None:
+        """Take a case before the first epoch: nothing is predicted, and MLflow's slider begins at step 0."""
+        self._seen = case, np.zeros(case.label.shape, np.uint8)
+
     def draw(self, spacing_mm: tuple[float, float, float]) -> bytes | None:
         """Return a PNG of what was noted since the last time, None for nothing new."""
         if self._seen is None:

@@ -199,6 +199,9 @@ def _train(task: Task, job: Job, look: Look | None) -> TrainState:
     if state.epoch:
         note = "; --max-minutes counts only at the start" if task.max_minutes is not None else ""
         task.progress.say(f"fold {task.fold.number}: going on after epoch {state.epoch} of {epochs}{note}")
+    if look is not None and job.validate is not None and not state.epoch:
+        look.expect(task.fold.validation[0])
+        _show(task, look, 0)
     observers = _observers(task, origin, look) if task.share[0] == 0 else []
     with task.progress.track(f"train fold {task.fold.number}", epochs - state.epoch) as advance:
         return train(state, job, [*observers, lambda _, numbers: advance(describe(numbers))])
@@ -284,14 +287,19 @@ def _observers(
         measured = {name: value for name, value in numbers.items() if name != "epoch"}
         step = int(numbers["epoch"])
         task.tracker.log_metrics(measured, step=step)
-        if look is not None and (picture := look.draw(task.fold.plan.spacing_mm)):
-            task.tracker.log_image(picture, "validation", step)
+        if look is not None:
+            _show(task, look, step)
         for finding in state.findings:
             if (finding.code, finding.subject) not in seen:
                 seen.add((finding.code, finding.subject))
                 log.warning("%s fold %d: %s", finding.code, task.fold.number, finding.message)
 
     return [save, tell]
+
+
+def _show(task: Task, look: Look, step: int) -> None:
+    if picture := look.draw(task.fold.plan.spacing_mm):
+        task.tracker.log_image(picture, "validation", step)
 
 
 def _write_history(folder: Path, state: TrainState) -> None:
