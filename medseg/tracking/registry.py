@@ -1,13 +1,14 @@
 """MLflow's model registry: a model folder as a servable version, and the alias that says which one is in use.
 
-`MlflowClient` is used directly, as in `store`. What `save_model` writes beside the model names folders of this
-machine; they are taken out again.
+`MlflowClient` is used directly, as in `store`. What `save_model` writes names folders of this machine; those
+names are taken out again.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from medseg.tracking import place
 from medseg.tracking.store import _close_to_others, _find_folder, _list_failures
 
 ALIAS = "champion"
-ARTIFACT = "model"  # where the run keeps its servable model
+ARTIFACT = "model"  # the run's folder of servable models, one for each time it was trained further
 SHA256 = "medseg.model_sha256"
 REQUIREMENTS = ("torch", "monai", "mlflow")  # beside medseg itself: what decides bits or serves
 
@@ -53,24 +54,34 @@ def save_servable(code: Path, model: Path, out: Path, settings: Mapping[str, Any
         settings: What the code may be told, with its defaults.
     """
     place.prepare_mlflow()
-    import mlflow.pyfunc
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, Schema
+    with warnings.catch_warnings():
+        # MLflow 3.17 warns of its own type hints when it is imported, and advises to store a scan.
+        warnings.simplefilter("ignore", UserWarning)
+        import mlflow.pyfunc
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, Schema
 
-    columns = Schema([ColSpec("string", "nifti")])
-    answers = Schema([ColSpec("string", name, required=name == "report") for name in ("mask", "report")])
-    pins = [f"{name}=={find_installed(name).partition('+')[0]}" for name in REQUIREMENTS]
-    mlflow.pyfunc.save_model(
-        out,
-        python_model=str(code),
-        artifacts={"model": str(model)},
-        signature=ModelSignature(columns, answers),
-        pip_requirements=[f"medseg=={__version__}", *pins],
-        model_config=dict(settings),
-    )
+        columns = Schema([ColSpec("string", "nifti")])
+        answers = Schema([ColSpec("string", name, required=name == "report") for name in ("mask", "report")])
+        pins = [f"{name}=={find_installed(name).partition('+')[0]}" for name in REQUIREMENTS]
+        mlflow.pyfunc.save_model(
+            out,
+            python_model=str(code),
+            artifacts={"model": str(model)},
+            signature=ModelSignature(columns, answers),
+            pip_requirements=[f"medseg=={__version__}", *pins],
+            model_config=dict(settings),
+        )
+    _hide_folders(out)
+
+
+def _hide_folders(out: Path) -> None:
+    """Replace the absolute paths in MLmodel, which nothing reads, by names."""
+    from mlflow.models import Model
+
     about = Model.load(str(out))
     flavor = about.flavors["python_function"]
-    flavor["model_code_path"] = code.name
+    flavor["model_code_path"] = Path(flavor["model_code_path"]).name
     for artifact in flavor["artifacts"].values():
         artifact["uri"] = artifact["path"]
     about.save(str(out / "MLmodel"))
@@ -121,14 +132,14 @@ class Registry:
                     return _read(found)
         return None
 
-    def add_version(self, name: str, run_id: str, folder: Path, tags: Mapping[str, str]) -> Version:
+    def add_version(self, name: str, run_id: str, folder: Path, sha256: str) -> Version:
         """Upload a servable folder to a run and register it.
 
         Args:
             name: Of the registered model; it is made when it is not there.
             run_id: The run.
             folder: Of `save_servable`.
-            tags: Of the version.
+            sha256: Of the model.
         """
         from mlflow.exceptions import MlflowException
 
@@ -138,10 +149,13 @@ class Registry:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            self._client.log_artifacts(run_id, str(folder), ARTIFACT)
+            place_there = f"{ARTIFACT}/{sha256[:12]}"
+            self._client.log_artifacts(run_id, str(folder), place_there)
             uri = str(self._client.get_run(run_id).info.artifact_uri)
-            self._close(uri, ARTIFACT)
-            made = self._client.create_model_version(name, f"{uri}/{ARTIFACT}", run_id, tags=dict(tags))
+            self._close(uri, place_there)
+            made = self._client.create_model_version(
+                name, f"{uri}/{place_there}", run_id, tags={SHA256: sha256}
+            )
         return _read(made)
 
     def add_table(self, run_id: str, name: str, tree: Mapping[str, Any]) -> None:
@@ -179,6 +193,11 @@ class Registry:
         """Move the alias."""
         with reached():
             self._client.set_registered_model_alias(version.name, ALIAS, version.number)
+
+    def link(self, version: Version) -> str:
+        """Return a link to a version in the web interface."""
+        server = self._store if place.is_server(self._store) else f"http://127.0.0.1:{place.DEFAULT_PORT}"
+        return place.link_to(server, f"/models/{version.name}/versions/{version.number}")
 
     def tag(self, version: Version, tags: Mapping[str, str]) -> None:
         """Set tags of a version."""

@@ -1,7 +1,7 @@
 """What MLflow runs to load a registered model: a copy of this file lies in the model ("models from code").
 
-Nothing is unpickled: the weights are safetensors in the artifact `model`, checked against its SHA256SUMS. Only
-`workflows.promote` names this file; importing it sets MLflow's model of the process.
+Nothing is unpickled: the weights are safetensors in the artifact `model`, checked against its SHA256SUMS.
+Importing this file sets MLflow's model of the process, so nothing of medseg does.
 """
 
 from __future__ import annotations
