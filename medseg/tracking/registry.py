@@ -168,14 +168,21 @@ class Registry:
             self._close(str(self._client.get_run(run_id).info.artifact_uri), folder)
 
     def read_table(self, run_id: str, name: str) -> dict[str, Any]:
-        """Return what `add_table` stored; {} where it is not there any more."""
+        """Return what `add_table` stored; {} where it, or its run, is not there any more."""
+        from mlflow.exceptions import MlflowException
+
         folder = name.rpartition("/")[0]
         with reached(), tempfile.TemporaryDirectory() as scratch:
-            if name not in {entry.path for entry in self._client.list_artifacts(run_id, folder or None)}:
+            try:
+                known = {entry.path for entry in self._client.list_artifacts(run_id, folder or None)}
+            except MlflowException as error:
+                if not is_unknown(error):
+                    raise
+                return {}
+            if name not in known:
                 return {}
             path = self._client.download_artifacts(run_id, name, scratch)
-            tree = json.loads(Path(path).read_text(encoding="utf-8"))
-        return tree if isinstance(tree, dict) else {}
+            return dict(json.loads(Path(path).read_text(encoding="utf-8")))
 
     def find_champion(self, name: str) -> Version | None:
         """Return the version in use; None where none was ever promoted, or it was deleted."""
@@ -207,7 +214,7 @@ class Registry:
 
     def _close(self, uri: str, folder: str) -> None:
         """Let only the owner read what was written to a local folder."""
-        root = None if place.is_server(self._store) else _find_folder(uri)
+        root = _find_folder(uri)
         if root is not None:
             for path in [path for path in (root / folder).rglob("*") if path.is_file()]:
                 _close_to_others(root, path)

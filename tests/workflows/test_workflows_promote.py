@@ -265,3 +265,24 @@ def test_five_patients_are_too_few_whatever_the_gain(make_run, monkeypatch):
     with pytest.raises(DataError, match="5 patients are shared") as caught:
         decide(make_run("c", HIGH))
     assert caught.value.code == "TOO_FEW_SHARED"
+
+
+def test_what_a_deleted_run_held_is_gone(home):
+    assert Registry().read_table("0" * 32, "held_out/a.json") == {}
+
+
+@pytest.mark.parametrize("call", ["create_registered_model", "get_model_version_by_alias", "list_artifacts"])
+def test_a_store_that_fails_on_the_way_is_lost(call, make_run, monkeypatch):
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    decide(make_run("a", LOW))
+    run = make_run("b", HIGH)
+
+    def fail(*arguments: object) -> None:
+        raise MlflowException("the database is locked")
+
+    monkeypatch.setattr(MlflowClient, call, fail)
+    with pytest.raises(ResourceError) as caught:
+        decide(run)
+    assert caught.value.code == "REGISTRY_LOST"

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -186,6 +187,17 @@ def test_the_signature_says_what_goes_in_and_comes_out(model):
     signature = model.metadata.signature
     assert signature.inputs.input_names() == ["nifti"]
     assert signature.outputs.input_names() == ["mask", "report"]
+
+
+def test_the_code_of_the_model_takes_the_defaults_where_no_settings_are_stored(tiny_run, environment, model):
+    from medseg.workflows.served import Served
+
+    served = Served()
+    served.load_context(SimpleNamespace(artifacts={"model": str(tiny_run / "model")}, model_config=None))
+    import pandas as pd
+
+    [answer] = served.predict(None, pd.DataFrame({"nifti": ["?"]}))
+    assert read_case(answer)["code"] == "SCAN_ENCODING"
 
 
 @pytest.fixture(scope="module")
