@@ -20,6 +20,7 @@ from medseg.cli import (
     infer,
     listing,
     phantom,
+    promote,
     run,
     stats,
     ui,
@@ -71,6 +72,7 @@ app.command()(deidentify.deidentify)
 app.command()(phantom.phantom)
 app.command("list")(listing.list_entries)
 app.add_typer(listing.config_app, name="config")
+app.command()(promote.promote)
 app.command()(ui.ui)
 app.command()(doctor.doctor)
 
