@@ -85,8 +85,12 @@ class Workers:
         self, function: Callable[[Item], Result], items: dict[int, Item]
     ) -> Iterator[tuple[int, Result]]:
         pool = self._start(1 + max(items))
-        futures = {pool.submit(_work, function, index, item): index for index, item in items.items()}
-        self._processes = multiprocessing.active_children()
+        futures, processes = {}, dict.fromkeys(multiprocessing.active_children())
+        for index, item in items.items():
+            futures[pool.submit(_work, function, index, item)] = index
+            # Each time: a submit may start a worker, and one that has ended is not listed any more.
+            processes |= dict.fromkeys(multiprocessing.active_children())
+        self._processes = list(processes)
         for future in as_completed(futures):
             yield futures[future], future.result()
 
