@@ -12,7 +12,8 @@ from contextlib import ExitStack, contextmanager
 def as_interrupt(*numbers: signal.Signals) -> Iterator[None]:
     """Raise KeyboardInterrupt where one of these signals arrives; what handled them before comes back.
 
-    Python delivers signals to the main thread only: in another one nothing changes.
+    One that is ignored stays ignored: so does nohup ask a process to outlive its terminal. Python delivers
+    signals to the main thread only: in another one nothing changes.
     """
 
     def interrupt(signum: int, frame: object) -> None:
@@ -21,5 +22,7 @@ def as_interrupt(*numbers: signal.Signals) -> Iterator[None]:
     with ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
             for number in numbers:
+                if signal.getsignal(number) is signal.SIG_IGN:
+                    continue
                 stack.callback(signal.signal, number, signal.signal(number, interrupt))
         yield

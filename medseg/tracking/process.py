@@ -1,8 +1,8 @@
 """Who is at work on a run, as a tag that tells nothing about the machine.
 
 Kill -9 leaves a run RUNNING for ever: nothing in it can say that it ended. The tag is a hash of the
-machine's last start, then the id and the start of the process (in clock ticks, /proc/PID/stat): where that
-process is gone, the run was killed.
+machine's last start and of the space that its processes are numbered in, then the id and the start of the
+process (in clock ticks, /proc/PID/stat): where that process is gone, the run was killed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ def is_gone(tag: str) -> bool:
 
 
 def _name_boot() -> str:
+    # Containers of one machine share its start, but each counts processes anew.
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        space = Path("/proc/self/ns/pid").readlink()
     except OSError:
         return ""
-    return hashlib.sha256(boot.strip().encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{boot.strip()} {space}".encode()).hexdigest()[:12]
 
 
 def _find_start(pid: int) -> str:

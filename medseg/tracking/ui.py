@@ -18,6 +18,7 @@ from urllib.error import URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
 from medseg.core.errors import ResourceError
+from medseg.core.interrupt import as_interrupt
 from medseg.tracking import exposure, place
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def serve(
         announce(place.link_to(store, "/experiments"))
         return
     exposure.check_exposure(host, names, is_open=is_open)
-    with _as_interrupt(signal.SIGTERM):
+    with as_interrupt(signal.SIGTERM):
         try:
             with _open_server(store, port, host, names) as (server, address):
                 for fact in exposure.list_missing(host, names):
@@ -165,18 +166,6 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
         except ProcessLookupError:
             break
     server.wait(STOP_S)
-
-
-@contextmanager
-def _as_interrupt(number: signal.Signals) -> Iterator[None]:
-    def interrupt(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
 
 
 @contextmanager

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from medseg.config import Config
 from medseg.core.files import make_folder, write_bytes
 from medseg.metrics import CaseMetrics, rows
 from medseg.tracking import plots
 from medseg.workflows.run_folder import RunFolder
 
 
-def draw_figures(folder: RunFolder, cases: Sequence[CaseMetrics]) -> None:
+def draw_figures(config: Config, folder: RunFolder, cases: Sequence[CaseMetrics]) -> None:
     """Draw how scores are spread, against size and by fold, volumes against the reference, and trainings."""
     splits = folder.load_splits()
     fold_of = {name: fold for fold in folder.trained_folds for name in splits.validation(fold)}
@@ -27,7 +28,9 @@ def draw_figures(folder: RunFolder, cases: Sequence[CaseMetrics]) -> None:
     if len(folder.trained_folds) > 1:
         drawings["folds"] = lambda: plots.draw_folds(table)
     if histories := read_histories(folder):
-        drawings["training"] = lambda: plots.draw_curves(histories)
+        patience = config.train.early_stop_epochs or 0
+        chosen = {fold: plots.find_chosen_epoch(history, patience) for fold, history in histories.items()}
+        drawings["training"] = lambda: plots.draw_curves(histories, chosen)
     out = make_folder(folder.evaluation / "plots")
     for name, draw in drawings.items():
         picture = draw()

@@ -23,6 +23,7 @@ BEST_IS_ONE = {"dice", "iou", "nsd", "nsd_area", "boundary_f1", "boundary_iou"}
 """Metrics that are 0 where one mask is empty: where both are, the prediction is right, which is 1."""
 
 LOWER = ("error", "false_positives")
+CALIBRATION_ERROR = "ece"
 SAME_VOLUME = 1e-4  # relative: files hold six digits
 VOLUMES = ("volume_reference_ml", "volume_predicted_ml")
 
@@ -95,7 +96,7 @@ def is_error(metric: str) -> bool:
 
 def is_better_low(metric: str) -> bool:
     """Whether less is better: distances, errors, false findings."""
-    return metric.endswith("_mm") or any(word in metric for word in LOWER)
+    return metric == CALIBRATION_ERROR or metric.endswith("_mm") or any(word in metric for word in LOWER)
 
 
 def _read_rows(path: Path, metric: str) -> list[dict[str, str]]:

@@ -112,7 +112,9 @@ def track_results(
     scores = [*metrics["labels"].items(), *(("region", row) for row in regions)]
     write_model(config, folder, {}, scores=[{"label": key, **row} for key, row in scores])
     draw_overlays(config, folder, cases)
-    draw_figures(folder, cases)
+    draw_figures(config, folder, cases)
+    if not tracker.is_on:
+        return
     # "whole_cases" sorts behind "train" and "val": the charts over epochs come first in MLflow.
     tracker.log_metrics({f"whole_cases/{name}": value for name, value in _numbers(metrics["mean"]).items()})
     for _, row in scores:

@@ -27,7 +27,8 @@ def track_infer(report: Report, model: TrainedModel, out: Path) -> None:
     counts = Counter(case.status for case in report.cases)
     tracker.log_metrics({f"infer/{status}": float(count) for status, count in counts.items()})
     tracker.log_metrics({"infer/seconds": report.summary()["seconds"]})
-    tracker.log_metrics({"infer/look": float(sum(row.get("look") == "yes" for row in rows))})
+    if judged := [row["look"] for row in rows if "look" in row]:  # without trust nothing was judged
+        tracker.log_metrics({"infer/look": float(judged.count("yes"))})
     tracker.log_table(rows, "cases.json")
     tracker.end("FINISHED")
     if tracker.run_id:

@@ -162,4 +162,4 @@ def test_confusion_is_summed_over_cases():
 
 def test_nothing_is_nan():
     cases = [case("a", None, state="both_empty"), case("b", None, state="missed", volume=None)]
-    json.dumps(summarise(cases), allow_nan=False)
+    assert "NaN" not in json.dumps(summarise(cases))

@@ -24,6 +24,13 @@ def test_another_process_with_the_same_number_is_not_the_one_that_ended():
     assert process.is_gone(f"{machine}.{pid}.{int(started) + 1}")
 
 
+def test_processes_of_another_container_are_not_judged(monkeypatch: pytest.MonkeyPatch):
+    tag = process.name_process() + "0"  # a process that never was
+    assert process.is_gone(tag)
+    monkeypatch.setattr(process.Path, "readlink", lambda self: process.Path("pid:[1]"))
+    assert not process.is_gone(tag)
+
+
 @pytest.mark.parametrize("tag", ["", "no tag", "0123456789ab.1.5", "0123456789ab.x.5"])
 def test_what_cannot_be_told_counts_as_alive(tag: str):
     assert not process.is_gone(tag)
