@@ -127,7 +127,7 @@ def test_of_signed_errors_the_size_is_compared(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("metric", "is_low"), [("hd_mm", True), ("lesion_false_positives", True), ("pq", False)]
+    ("metric", "is_low"), [("hd_mm", True), ("lesion_false_positives", True), ("ece", True), ("pq", False)]
 )
 def test_the_better_direction_follows_from_the_name(metric, is_low):
     assert is_better_low(metric) is is_low
