@@ -56,7 +56,7 @@ def measure_structure(mask_IJK: NDArray[np.bool_], start: Sequence[int], grid: G
     """
     import cc3d
 
-    numbers = cc3d.connected_components(mask_IJK, connectivity=26)
+    numbers = cc3d.connected_components(mask_IJK.astype(np.uint8), connectivity=26)
     sizes = np.bincount(numbers.ravel())[1:]
     voxels, voxel_ml = int(sizes.sum()), grid.voxel_volume_mm3 / 1000
     inside = np.array([np.mean(axis) for axis in np.nonzero(mask_IJK)])

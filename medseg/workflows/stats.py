@@ -135,6 +135,14 @@ def _measure_case(name: str, path: Path, images: Mapping[str, Path] | None, chan
                 hint="resample the mask to the image first",
                 code="GRID_MISMATCH",
             )
+        if CHANNEL.search(stem(images[name])):
+            channel = 0  # a file of its own
+        if channel >= len(image.array):
+            raise DataError(
+                f"the image has {len(image.array)} channels, none of number {channel}",
+                hint="they count from 0: see --channel",
+                code="CHANNELS",
+            )
     return {
         value: _measure_label(labels, image, value, box, channel)
         for value, box in find_structures(labels.array)
@@ -148,9 +156,7 @@ def _measure_label(
     row = measure_structure(mask, [side.start for side in box], labels.geometry)
     if image is None:
         return row
-    # Channels in files of their own have one each.
-    values = image.array[channel if channel < len(image.array) else 0][box][mask]
-    return {**row, **measure_intensities(values)}
+    return {**row, **measure_intensities(image.array[channel][box][mask])}
 
 
 def _summarise(rows: Sequence[Row], value: int) -> Row:

@@ -74,6 +74,14 @@ def test_the_channel_of_a_file_that_holds_several_is_taken(cohort):
     assert tree["stats"]["rows"][0]["intensity_mean"] == 8
 
 
+def test_a_channel_that_the_image_has_not_is_refused_and_not_replaced_by_another(cohort):
+    write_volume(cohort / "two.nii.gz", Volume(np.zeros((2, *GRID.shape), np.uint8), GRID))
+    mask = cohort / "masks" / "a.nii.gz"
+    result = medseg("stats", mask, "--images", cohort / "two.nii.gz", "--channel", 2, "--json")
+
+    assert result.exit_code == 3 and document(result)["cases"][0]["code"] == "CHANNELS"
+
+
 def test_labels_can_be_chosen_and_named(cohort):
     result = medseg("stats", cohort / "masks" / "b.nii.gz", "--labels", "2=lesion,1", "--json")
 
