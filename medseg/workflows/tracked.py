@@ -7,7 +7,7 @@ fold    losses, learning rate and validation scores by epoch, a held-out case as
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
@@ -33,6 +33,8 @@ from medseg.workflows.run_folder import RunFolder
 
 UNTRACKED: Any = {"summary": True, "licence": True, "expected": True, "split": {"test_ids"}}
 MODEL = "medseg.model_sha256"  # the tag by which runs that use a model find the run that made it
+MISTAKEN = ("n_missed", "n_spurious")
+ON_CARD = ("dice", "iou", "hd95_mm", "nsd", "volume_error_ml")  # what evaluation/metrics.json says more of
 KNOWN = "tracking.json"  # RUN/: the runs of this folder, which the same command goes on with
 
 
@@ -110,7 +112,7 @@ def track_results(
     metrics = report.extra["metrics"]
     regions = list(metrics.get("regions", {}).values())
     scores = [*metrics["labels"].items(), *(("region", row) for row in regions)]
-    write_model(config, folder, {}, scores=[{"label": key, **row} for key, row in scores])
+    write_model(config, folder, {}, scores=[word_scores(key, row) for key, row in scores])
     draw_overlays(config, folder, cases)
     draw_figures(config, folder, cases)
     if not tracker.is_on:
@@ -132,6 +134,16 @@ def track_results(
         tracker.log_artifact(path, "plots")
     for path in sorted((folder.evaluation / "overlays").glob("*.png")):
         tracker.log_artifact(path, "overlays")
+
+
+def word_scores(label: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of the model card: what the mask is worth, with 95 % intervals over patients."""
+    words: dict[str, Any] = {"label": label, **{key: row[key] for key in ("name", "n", *MISTAKEN)}}
+    for metric in (name for name in ON_CARD if name in row):
+        words[metric] = row[metric]
+        if row[metric] is not None and (interval := row["ci95"][metric]):
+            words[metric] = f"{row[metric]:.4g} [{interval[0]:.4g}, {interval[1]:.4g}]"
+    return words
 
 
 def list_versions() -> str:

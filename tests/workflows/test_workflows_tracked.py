@@ -17,7 +17,7 @@ from medseg.tracking.store import Tracker, find_run
 from medseg.workflows.look import Look
 from medseg.workflows.report import CaseResult
 from medseg.workflows.run_folder import RunFolder
-from medseg.workflows.tracked import closing
+from medseg.workflows.tracked import closing, word_scores
 from medseg.workflows.tracked_infer import describe_case
 from tests.tiny import IDS, document, medseg
 
@@ -85,6 +85,20 @@ def test_a_held_out_case_is_shown_from_step_0_on(client: Any, fold: Any, tiny_ho
 def test_versions_can_be_installed_again(client: Any, parent: Any, tmp_path: Path):
     text = Path(client.download_artifacts(parent.info.run_id, "environment.txt", str(tmp_path))).read_text()
     assert f"\ntorch=={torch.__version__}\n" in text and "/" not in text
+
+
+def test_the_card_shows_few_scores_with_their_intervals(tiny_run: Path):
+    card = (tiny_run / "model/MODEL_CARD.md").read_text()
+    table = card.partition("## Scores\n\n")[2].partition("\n\n")[0].splitlines()
+    head = "| label | name | n | n_missed | n_spurious | dice | iou | hd95_mm | nsd | volume_error_ml |"
+    assert table[0] == head and "{" not in "".join(table)
+
+
+def test_a_score_of_the_card_has_its_interval_where_there_is_one():
+    row = {"name": "organ", "n": 9, "n_missed": 1, "n_spurious": 0, "dice": 0.95123, "nsd": None, "iou": 0.5}
+    row["ci95"] = {"dice": [0.9, 0.98764], "nsd": None, "iou": None}
+    shown = word_scores("1", row)
+    assert (shown["dice"], shown["iou"], shown["nsd"]) == ("0.9512 [0.9, 0.9876]", 0.5, None)
 
 
 # ---- how a run ends -------------------------------------------------------------------------------
