@@ -1,7 +1,6 @@
 """What MLflow holds of a RUN: its run, and a run below it per fold."""
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -127,8 +126,7 @@ def test_a_run_that_raises_has_failed():
 def test_a_run_that_is_told_to_end_was_killed():
     tracker = Recorder()
     with pytest.raises(KeyboardInterrupt), closing(tracker):
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()
+        signal.raise_signal(signal.SIGTERM)
     assert tracker.ended == "KILLED"
 
 
