@@ -19,6 +19,7 @@ from medseg.cli import (
     infer,
     listing,
     phantom,
+    review,
     run,
     ui,
 )
@@ -57,6 +58,7 @@ app.command()(run.train)
 app.command()(run.run)
 app.command()(infer.infer)
 app.command()(evaluate.evaluate)
+app.command()(review.review)
 app.command()(export.export)
 app.command()(export.verify)
 app.command("compare-configs")(compare_configs.compare_configs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,3 +54,14 @@ def pack_grey(codes_IJK: NDArray[np.uint8]) -> str:
 def pack(array_IJK: NDArray[Any]) -> str:
     """Return bytes as base64 of a zlib stream; i runs fastest."""
     return base64.b64encode(zlib.compress(array_IJK.tobytes(order="F"), 9)).decode()
+
+
+def unpack(text: str, shape: Sequence[int]) -> NDArray[np.uint8]:
+    """Return what `pack` was given."""
+    raw = zlib.decompress(base64.b64decode(text))
+    return np.frombuffer(raw, np.uint8).reshape(shape, order="F")
+
+
+def unpack_grey(text: str, shape: Sequence[int]) -> NDArray[np.uint8]:
+    """Return what `pack_grey` was given."""
+    return np.cumsum(unpack(text, shape), axis=0, dtype=np.uint8)

@@ -79,13 +79,21 @@ def measure_robust_z(values: Sequence[float], floor: float) -> list[float]:
 def _rank(case: Mapping[str, Any]) -> tuple[Any, ...]:
     score, p = case["score"], case["p"]
     flags = sum(2 ** -FLAGS.index(flag) for flag in case["flags"])
-    return not case["error"], math.inf if score is None else score, -flags, 1.0 if p is None else p, case["id"]
+    return (
+        not case["error"],
+        math.inf if score is None else score,
+        -flags,
+        1.0 if p is None else p,
+        case["id"],
+    )
 
 
 def _find_far(entries: Sequence[Entry]) -> dict[str, list[str]]:
     """Return case id -> sentences on what is far from the other cases."""
     found: dict[str, list[str]] = {}
-    for name, scores in _gather(entries, lambda entry: {r["name"]: r.get("dice") for r in entry.rows}).items():
+    for name, scores in _gather(
+        entries, lambda entry: {r["name"]: r.get("dice") for r in entry.rows}
+    ).items():
         for key, z in _name_z(scores, FLOORS["dice"]).items():
             if z < -FAR:
                 found.setdefault(key, []).append(f"{name}: Dice {scores[key]:.2f}, {_word_z(z)}")

@@ -19,8 +19,20 @@ from typing import IO, Any
 
 from medseg.core.files import atomic_path
 
-SCRIPTS = ("dom.js", "decode.js", "slices.js", "pane.js", "layers.js", "viewer.js", "table.js", "summary.js", "main.js")
-ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+SCRIPTS = (
+    "dom.js",
+    "decode.js",
+    "slices.js",
+    "pane.js",
+    "layers.js",
+    "viewer.js",
+    "table.js",
+    "summary.js",
+    "main.js",
+)
+ESCAPES = str.maketrans(
+    {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+)
 
 
 class PageWriter:
@@ -33,7 +45,9 @@ class PageWriter:
     def add_case(self, block: Mapping[str, Any]) -> int:
         """Write the images of a case, and return the number that the index refers to it by."""
         number, self._blocks = self._blocks, self._blocks + 1
-        self._stream.write(f'<script type="application/json" id="case-{number}">{escape_json(block)}</script>\n')
+        self._stream.write(
+            f'<script type="application/json" id="case-{number}">{escape_json(block)}</script>\n'
+        )
         return number
 
     def finish(self, index: Mapping[str, Any]) -> None:
@@ -64,7 +78,7 @@ def open_page(path: Path, title: str) -> Iterator[PageWriter]:
 def write_policy(style: str, script: str) -> str:
     """Return the meta tag that allows this style and this script, and nothing else."""
     return (
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; connect-src \'none\'; '
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; connect-src 'none'; "
         f"img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'\">\n"
     )

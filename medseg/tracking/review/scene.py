@@ -129,9 +129,7 @@ def _encode(
     scene: Scene, values: Sequence[int], box: Sequence[Span], shape: tuple[int, ...]
 ) -> dict[str, Any]:
     geometry = scene.geometry
-    spacing = [
-        mm * n / m for mm, n, m in zip(geometry.spacing_mm, _count(box), shape, strict=True)
-    ]
+    spacing = [mm * n / m for mm, n, m in zip(geometry.spacing_mm, _count(box), shape, strict=True)]
     masks = {
         name: None if mask is None else pack(_number(sample_labels(mask, box, shape), values))
         for name, mask in (("reference", scene.reference), ("predicted", scene.predicted))
@@ -199,8 +197,12 @@ def _word_cut(
             else f"Cropped to {_times(kept)} of {_times(geometry.shape)} {unit} ({share:.0%} of the scan)."
         )
     if tuple(shape) != kept:
-        size = "" if geometry.is_picture else (
-            f": {_times(np.round(spacing, 2))} mm instead of {_times(np.round(geometry.spacing_mm, 2))} mm"
+        size = (
+            ""
+            if geometry.is_picture
+            else (
+                f": {_times(np.round(spacing, 2))} mm instead of {_times(np.round(geometry.spacing_mm, 2))} mm"
+            )
         )
         words.append(f"Reduced to {_times(shape[used])} {unit}{size}.")
     if not words:
