@@ -26,9 +26,9 @@ MIN_CASE_BYTES = 20_000
 NIIVUE_BYTES = 30_000_000
 LIMITS = (
     "Not a medical device. For research; no decision on a patient may rest on this page.",
-    "Scores hold for cases like these, read as their references were; another scanner, disease or protocol may differ.",
-    "Images are reduced to 256 grey levels, and where a case says so cropped or reduced: measure on the scan, not here.",
-    "Outlines follow voxel edges. Flags point at cases worth a look; a case without one may be wrong all the same.",
+    "Scores hold for cases like these, read as their references were; other scanners or diseases may differ.",
+    "Images have 256 grey levels, and are cropped or reduced where a case says so: measure on the scan.",
+    "Flags point at cases worth a look; a case without one may be wrong all the same.",
 )
 
 
@@ -181,8 +181,8 @@ def describe(
 def word_verdict(subject: Subject, cases: Sequence[Mapping[str, Any]]) -> str:
     """Say in one line how good the masks are, and how many cases ought to be looked at.
 
-    The interval is that of metrics.json where it has one; else patients are resampled here. Cases of a test set are
-    not part of it.
+    The interval is that of metrics.json where it has one; else patients are resampled here. Cases of a test
+    set are not part of it.
     """
     judged = [case for case in cases if case["score"] is not None and case["part"] != "test"]
     words = f"{len(cases)} cases"

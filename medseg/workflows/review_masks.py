@@ -49,7 +49,7 @@ class _Source:
 
 
 def gather_masks(folder: Path, images: Path | None, key_file: Path, report: Report) -> Subject:
-    """Return what a folder of masks has to show: with sidecars their volumes and trust, else what the masks hold.
+    """Return what a folder of masks has to show: what sidecars say, else what the masks hold.
 
     Args:
         folder: OUT of `infer`, or masks of any tool.
@@ -90,7 +90,7 @@ def gather_masks(folder: Path, images: Path | None, key_file: Path, report: Repo
     facts.append(
         ("medseg", f"{', '.join(versions) or 'another tool'} made the masks, {__version__} this page")
     )
-    note = "No reference: nothing here says how good the masks are. Outliers are relative to the masks of this folder."
+    note = "No reference: nothing here says how good the masks are. Outliers are so among these masks only."
     return Subject("Masks", entries, dict(sorted(labels.items())), source.load, facts, [note])
 
 
@@ -129,7 +129,8 @@ def gather_evaluation(
 
     Args:
         folder: OUT of `evaluate`.
-        reference, predicted: As they were given to `evaluate`.
+        reference: As it was given to `evaluate`.
+        predicted: As it was given to `evaluate`.
         images: The scans.
         key_file: The site's secret for pseudonyms.
 
@@ -142,15 +143,16 @@ def gather_evaluation(
     for row in (row for found in rows.values() for row in found):
         if row["label"] != "region":
             labels.setdefault(int(row["label"]), row["name"])
-    masks = [index_masks(path) if path else {} for path in (predicted, reference)]
-    if images is not None and not any(masks):
+    found_masks = index_masks(predicted) if predicted else {}
+    truths = index_masks(reference) if reference else {}
+    if images is not None and not (found_masks or truths):
         raise ConfigError(
             "images without masks show nothing",
             hint="give --reference and --predicted too",
             code="INPUT_MISSING",
         )
-    source = _Source(*masks, Images(images, None, key_file))
-    note = "" if all(masks) else "Give --reference, --predicted and --images to see the cases."
+    source = _Source(found_masks, truths, Images(images, None, key_file))
+    note = "" if found_masks and truths else "Give --reference, --predicted and --images to see the cases."
     return Subject(
         "Evaluation",
         entries,

@@ -168,6 +168,7 @@ def _list_facts(run: RunFolder, config: Config, report: Mapping[str, Any]) -> li
     plan, splits = run.load_plan(), run.load_splits()
     options = ", ".join(f"{key} {value}" for key, value in sorted(config.model.options.items()))
     size = " × ".join(f"{n:g}" for n in plan.spacing_mm)
+    patch = " × ".join(map(str, plan.patch))
     sums = run.model / "SHA256SUMS"
     return [
         ("Pipeline", f"{config.name}: {config.summary}"),
@@ -175,7 +176,7 @@ def _list_facts(run: RunFolder, config: Config, report: Mapping[str, Any]) -> li
         ("Network", f"{config.model.name}{f' ({options})' if options else ''}"),
         (
             "Plan",
-            f"{plan.dims}D, patch {' × '.join(map(str, plan.patch))}, spacing {size} mm, batch {plan.batch_size}",
+            f"{plan.dims}D, patch {patch}, spacing {size} mm, batch {plan.batch_size}",
         ),
         ("Preprocessing", "; ".join(f"{key}: {why}" for key, why in sorted(plan.reasons.items()))),
         ("Folds", f"{len(run.trained_folds)} of {len(splits.folds)} trained"),
@@ -192,7 +193,8 @@ def _list_notes(run: RunFolder, config: Config, test: Mapping[str, Any]) -> list
     people = len({patients.get(name, name) for name in names})
     notes = [
         f"Trained on {len(names)} cases of {people} patients in {len(splits.folds)} folds, "
-        f"{len(run.trained_folds)} of them trained; each held-out case is judged by a network that has not seen it."
+        f"{len(run.trained_folds)} of them trained; each held-out case is judged by a network that had not "
+        "seen it."
     ]
     if (dice := test.get("mean", {}).get("dice")) is not None:
         notes.append(

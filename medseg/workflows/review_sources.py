@@ -1,6 +1,7 @@
 """What a review shows, and where each case's image and masks come from.
 
-A `Subject` is one of: a RUN folder (`review_run`), a folder of masks, or an evaluation with its masks (`review_masks`).
+A `Subject` is a RUN folder (`review_run`), a folder of masks, or an evaluation with its masks
+(`review_masks`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from medseg.core.errors import ConfigError, DataError, GeometryError
@@ -136,11 +136,9 @@ class Images:
 
 
 def is_like_ct(volume: Volume) -> bool:
-    """Whether grey values are taken for Hounsfield units: whole numbers, and air far below water."""
+    """Whether grey values are taken for Hounsfield units: air lies far below water, at 0."""
     array = volume.array
-    if len(array) != 1 or volume.geometry.is_picture or not np.issubdtype(array.dtype, np.signedinteger):
-        return False
-    return -4096 <= int(array.min()) <= -500
+    return len(array) == 1 and not volume.geometry.is_picture and -4096 <= float(array.min()) <= -500
 
 
 def _find_cases(root: Path, data: Data, key_file: Path) -> dict[str, Case]:

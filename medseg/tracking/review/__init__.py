@@ -1,7 +1,8 @@
 """The review page: one HTML file per run that opens anywhere, without a network or files beside it.
 
-`flags` says which cases to look at first, `scene` fits the scans into a budget of bytes, `page` streams it all into
-one file, `assets` hold what runs in the browser. `niivue` makes a page of one case for the vendored viewer.
+`flags` says which cases to look at first, `scene` fits the scans into a budget of bytes, `page` streams it
+all into one file, `assets` hold what runs in the browser. `niivue` makes a page of one case for the vendored
+viewer.
 """
 
 from medseg.tracking.review.flags import Entry, flag_cases

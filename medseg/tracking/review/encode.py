@@ -22,8 +22,9 @@ PERCENTILES = (0.05, 99.95)
 def choose_levels(values: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return at most 256 rising grey levels for these values.
 
-    They are the values themselves where there are so few. Else half of them follow the range and half the voxels, so
-    that a CT keeps soft tissue apart (few HU) and still tells air from bone: an even step over 4,000 HU would be 16.
+    They are the values themselves where there are so few. Else half of them follow the range and half the
+    voxels, so that a CT keeps soft tissue apart (few HU) and still tells air from bone: an even step over
+    4,000 HU is 16.
     """
     sample = values.ravel()[:: max(1, values.size // 1_000_000)]
     distinct = np.unique(values if values.size <= 4_000_000 else sample)
@@ -35,7 +36,7 @@ def choose_levels(values: NDArray[np.float32]) -> NDArray[np.float64]:
     counts, edges = np.histogram(sample, BINS, (low, high))
     share = np.concatenate([[0.0], np.cumsum(counts) / max(1, counts.sum())])
     rise = EVEN * np.linspace(0, 1, BINS + 1) + (1 - EVEN) * share
-    return np.interp(np.linspace(0, 1, LEVELS), rise, edges)
+    return np.asarray(np.interp(np.linspace(0, 1, LEVELS), rise, edges), np.float64)
 
 
 def quantize(values: NDArray[np.float32], levels: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -1,7 +1,8 @@
 """Which cases to look at first, and why.
 
 failed        no mask was made, or it misses a structure that the reference has (Dice 0)
-outlier       a structure's Dice is far below, or its volume far from, those of the other cases
+outlier       Dice of a structure is far below that of the other cases, or its volume (as a share of the
+              reference's, where there is one) far from theirs
 empty         the mask is empty
 unlike        out of distribution: the case is unlike the training cases (p <= 0.05, see docs/trust.md)
 """
@@ -9,7 +10,7 @@ unlike        out of distribution: the case is unlike the training cases (p <= 0
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -95,17 +96,27 @@ def _find_far(entries: Sequence[Entry]) -> dict[str, list[str]]:
         entries, lambda entry: {r["name"]: r.get("dice") for r in entry.rows}
     ).items():
         for key, z in _name_z(scores, FLOORS["dice"]).items():
-            if z < -FAR:
+            if z < -FAR and scores[key] > 0:  # at 0 it was missed, which is said already
                 found.setdefault(key, []).append(f"{name}: Dice {scores[key]:.2f}, {_word_z(z)}")
-    for name, volumes in _gather(entries, lambda entry: entry.volumes).items():
-        logs = {key: math.log(ml) for key, ml in volumes.items() if ml > 0}
+    for name, ratios in _gather(entries, _compare_volumes).items():
+        logs = {key: math.log(ratio) for key, ratio in ratios.items() if ratio > 0}
         for key, z in _name_z(logs, FLOORS["volume"]).items():
             if abs(z) > FAR:
-                found.setdefault(key, []).append(f"{name}: {volumes[key]:.3g} ml, {_word_z(z)}")
+                found.setdefault(key, []).append(f"{name}: volume {_word_z(z)}")
     return found
 
 
-def _gather(entries: Sequence[Entry], read: Any) -> dict[str, dict[str, float]]:
+def _compare_volumes(entry: Entry) -> dict[str, float | None]:
+    """Return predicted over reference volume; the volume itself where there is no reference."""
+    if not entry.rows:
+        return dict(entry.volumes)
+    pairs = [(r["name"], r.get("volume_predicted_ml"), r.get("volume_reference_ml")) for r in entry.rows]
+    return {name: found / truth if truth and found is not None else None for name, found, truth in pairs}
+
+
+def _gather(
+    entries: Sequence[Entry], read: Callable[[Entry], Mapping[str, float | None]]
+) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
     for entry in entries:
         for name, value in read(entry).items():

@@ -1,7 +1,7 @@
 """A page of one case for niivue, which renders volumes with WebGL2; the vendored bundle is inlined whole.
 
-niivue (BSD 2-clause, see vendor/LICENSE.niivue) runs code of its own, so this page has a wider policy than the review
-page, but no connection either: all it may load lies in the page.
+niivue (BSD 2-clause, see vendor/LICENSE.niivue) makes textures and fonts of its own, so this page has a wider
+policy than the review page, but no connection either: all it may load lies in the page.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ def write_niivue(path: Path, title: str, block: dict[str, Any], geometry: Geomet
     page = (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{read_asset('niivue.css')}</style>\n</head>\n<body>\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<link rel="icon" href="data:,">\n<title>{html.escape(title)}</title>\n'
+        f"<style>{read_asset('niivue.css')}</style>\n</head>\n<body>\n"
         f"{read_asset('niivue.html')}\n"
         f'<script type="application/json" id="data">{data}</script>\n'
         f"<script>{read_bundle()}</script>\n<script>{read_asset('niivue.js')}</script>\n</body>\n</html>\n"

@@ -1,8 +1,8 @@
 """Stream the page into one file: style, markup, a block of data per case, the index, then the script.
 
-Nothing of a case can become markup or code: data stand in `<script type="application/json">` blocks in which `<`, `>`
-and `&` are escaped, the script puts them on the page as text only, and the page's own policy lets no other script
-run (it names the hash of this one) and no connection be made.
+Nothing of a case can become markup or code: data stand in `<script type="application/json">` blocks in which
+`<`, `>` and `&` are escaped, the script puts them on the page as text only, and the page's own policy lets no
+other script run (it names the hash of this one) and no connection be made.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class PageWriter:
         """Write the index and the script.
 
         Args:
-            index: "title", "verdict", "facts", "limits", "labels", "colours", "cases"; see `workflows.review`.
+            index: Title, verdict, facts, limits, labels, colours, cases: of `workflows.review.describe`.
         """
         self._stream.write(f'<script type="application/json" id="index">{escape_json(index)}</script>\n')
         self._stream.write(f"<script>{read_script()}</script>\n</body>\n</html>\n")
@@ -66,7 +66,8 @@ def open_page(path: Path, title: str) -> Iterator[PageWriter]:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         style = read_asset("page.css")
         stream.write(
-            f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{write_policy(style, read_script())}'
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f"{write_policy(style, read_script())}"
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             '<meta name="referrer" content="no-referrer">\n<link rel="icon" href="data:,">\n'
             f"<title>{html.escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"

@@ -15,10 +15,11 @@ SLAB = 8  # slices read at once: the memory of a large CT is that of a few of it
 
 
 def weigh_axis(n: int, held: Span, shown: Span, m: int) -> NDArray[np.float32]:
-    """Return the (m, n) matrix that takes n samples to m: linear, as wide as an output voxel where that is larger.
+    """Return the (m, n) matrix that takes n samples to m: linear, wider where outputs are larger.
 
-    A triangle as wide as two output voxels leaves no aliases that one sees (it is "bilinear" of Pillow's `resize`);
-    where samples and outputs lie at the same places it is the identity. A row of zeros lies outside what is held.
+    A triangle as wide as two output voxels leaves no aliases that one sees ("bilinear" of Pillow's `resize`);
+    where samples and outputs lie at the same places it is the identity. A row of zeros lies outside what is
+    held.
 
     Args:
         n: Samples along the axis.
@@ -37,7 +38,7 @@ def weigh_axis(n: int, held: Span, shown: Span, m: int) -> NDArray[np.float32]:
 
 
 def sample_image(channel_IJK: Any, weights: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Return one channel on the shown grid; what lies outside the scan's part that is held is as dark as its darkest.
+    """Return one channel on the shown grid; what is not held is as dark as the darkest that is.
 
     Args:
         channel_IJK: Read slab by slab; any array that can be sliced.

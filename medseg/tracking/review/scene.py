@@ -1,7 +1,8 @@
 """Fit a scan and its masks into a budget of bytes: what to crop, how far to reduce, and what to say of it.
 
-All arrays lie on canonical axes (closest to R, A, S). The whole scan is kept where it fits; else what is around the
-structures; else that with larger voxels, the finest axes first, so that they become cubes before they grow.
+All arrays lie on canonical axes (closest to R, A, S). The whole scan is kept where it fits; else what is
+around the structures; else that with larger voxels, the finest axes first, so that they become cubes before
+they grow.
 """
 
 from __future__ import annotations
@@ -185,29 +186,22 @@ def _word_cut(
     geometry: Geometry, box: Sequence[Span], shape: Sequence[int], spacing: Sequence[float]
 ) -> list[str]:
     """Say what of the scan is shown, and how finely."""
-    kept = _count(box)
-    unit = "pixels" if geometry.is_picture else "voxels"
-    used = slice(0, 2) if geometry.is_picture else slice(0, 3)
+    kept, is_picture = _count(box), geometry.is_picture
+    unit = "pixels" if is_picture else "voxels"
+    used = slice(0, 2) if is_picture else slice(0, 3)
     words = []
     if kept != geometry.shape:
-        share = np.prod(kept) / np.prod(geometry.shape)
+        share = 100 * np.prod(kept) / np.prod(geometry.shape)
         words.append(
-            f"Cropped to {_times(kept)} of {_times(geometry.shape)} {unit} ({share:.2g} of the scan)."
-            if share < 0.1
-            else f"Cropped to {_times(kept)} of {_times(geometry.shape)} {unit} ({share:.0%} of the scan)."
+            f"Cropped to {_times(kept)} of {_times(geometry.shape)} {unit}, {share:.2g} % of the scan."
         )
     if tuple(shape) != kept:
-        size = (
-            ""
-            if geometry.is_picture
-            else (
-                f": {_times(np.round(spacing, 2))} mm instead of {_times(np.round(geometry.spacing_mm, 2))} mm"
-            )
-        )
+        before, after = (_times(np.round(size, 2)) for size in (geometry.spacing_mm, spacing))
+        size = "" if is_picture else f": {after} mm instead of {before} mm"
         words.append(f"Reduced to {_times(shape[used])} {unit}{size}.")
     if not words:
         words.append(f"The whole scan, {_times(geometry.shape[used])} {unit}.")
-    if not geometry.is_picture and (angle := _measure_tilt(geometry)) >= 1:
+    if not is_picture and (angle := _measure_tilt(geometry)) >= 1:
         words.append(f"Planes follow the scan's own axes, up to {angle:.0f} degrees from the patient's.")
     return words
 

@@ -1,10 +1,10 @@
-// Which voxels a plane shows. Volumes lie on canonical axes: first to the patient's left... right (R), then anterior (A),
+// Which voxels a plane shows. Volumes lie on canonical axes: first to the patient's right (R), then anterior (A),
 // then superior (S); the first runs fastest. Radiological convention: the patient's right is on the left of the screen.
 
 const PLANES = {
   axial: { axis: 2, across: 0, up: 1, letters: "RLAP", origin: "inferior" },
-  coronal: { axis: 1, across: 0, up: 2, letters: "RLSI", origin: "posterior" },
   sagittal: { axis: 0, across: 1, up: 2, letters: "APSI", origin: "left" },
+  coronal: { axis: 1, across: 0, up: 2, letters: "RLSI", origin: "posterior" },
 };
 const PICTURE = { axis: 2, across: 1, up: 0, letters: "", origin: "" }; // first axis downwards, second to the right
 

@@ -5,6 +5,8 @@ const MEASURES = [
   ["recall", "Recall", 3], ["volume_reference_ml", "Reference ml"], ["volume_predicted_ml", "Predicted ml"], ["volume_error_ml", "Error ml"],
 ];
 
+const NARROW = 3; // structures that fit side by side
+
 function showSummary() {
   find("title").textContent = index.title;
   find("verdict").textContent = index.verdict;
@@ -31,13 +33,18 @@ function showAbout(one, note) {
   find("reasons").replaceChildren(...one.reasons.map((text) => make("li", { textContent: text })));
   find("cut").textContent = note;
   const shown = MEASURES.filter(([key]) => one.rows.some((row) => isNumber(row[key])));
-  const head = make("tr", {}, make("th", { textContent: "" }), ...shown.map(([, name]) => make("th", { textContent: name })));
-  const rows = one.rows.map((row) => {
-    const cells = shown.map(([key, , digits]) => make("td", { textContent: digits && isNumber(row[key]) ? row[key].toFixed(digits) : word(row[key]) }));
-    return make("tr", {}, make("td", { textContent: row.name }), ...cells);
-  });
+  const text = (row, [key, , digits]) => (digits && isNumber(row[key]) ? row[key].toFixed(digits) : word(row[key]));
+  const cells = [
+    ["", ...shown.map(([, name]) => name)],
+    ...one.rows.map((row) => [row.name, ...shown.map((measure) => text(row, measure))]),
+  ];
+  const isTall = one.rows.length <= NARROW; // a column a structure
+  const laid = isTall ? cells[0].map((_, at) => cells.map((row) => row[at])) : cells;
+  const rows = laid.map((row, at) =>
+    make("tr", {}, ...row.map((textContent) => make(at ? "td" : "th", { textContent }))),
+  );
   const volumes = Object.entries(one.volumes).map(([name, ml]) =>
     make("tr", {}, make("td", { textContent: name }), make("td", { textContent: `${word(ml)} ml` })),
   );
-  find("measures").replaceChildren(...(rows.length ? [head, ...rows] : volumes));
+  find("measures").replaceChildren(...(one.rows.length ? rows : volumes));
 }

@@ -2,10 +2,10 @@
 
 const COLUMNS = [
   { key: "score", name: "Dice", read: "dice", digits: 3, rises: true },
-  { key: "hd95", name: "HD95 mm", read: "hd95_mm", rises: false },
+  { key: "hd95", name: "HD95", read: "hd95_mm", rises: false, title: "mm: 95th percentile of surface distances" },
   { key: "nsd", name: "NSD", read: "nsd", rises: true },
-  { key: "volume", name: "Volume ml", read: "volume", total: true, rises: false },
-  { key: "change", name: "Error ml", read: "volume_error_ml", total: true, rises: false },
+  { key: "volume", name: "ml", read: "volume", total: true, rises: false, title: "Volume of the mask in ml" },
+  { key: "change", name: "± ml", read: "volume_error_ml", total: true, rises: false, title: "Volume of the mask less that of the reference, in ml" },
   { key: "p", name: "p", read: "p", rises: true, title: "How usual the case is among the training cases" },
 ];
 
