@@ -4,7 +4,8 @@ from medseg.tracking.review.flags import Entry, flag_cases, measure_robust_z
 
 
 def row(dice, name="organ", state="present", label="1", found=10.0, truth=10.0):
-    return {"label": label, "name": name, "state": state, "dice": dice, "volume_predicted_ml": found, "volume_reference_ml": truth}  # fmt: skip
+    volumes = {"volume_predicted_ml": found, "volume_reference_ml": truth}
+    return {"label": label, "name": name, "state": state, "dice": dice, **volumes}
 
 
 def usual(n=8):
@@ -86,7 +87,12 @@ def test_unlike_the_training_is_told_once():
 
 
 def test_without_scores_flags_and_probability_decide():
-    entries = [Entry("a", p=0.5), Entry("b", p=0.04), Entry("c", p=0.2), Entry("d", volumes_ml={"organ": 0.0})]
+    entries = [
+        Entry("a", p=0.5),
+        Entry("b", p=0.04),
+        Entry("c", p=0.2),
+        Entry("d", volumes_ml={"organ": 0.0}),
+    ]
     assert [case["id"] for case in flag_cases(entries)] == ["d", "b", "c", "a"]
 
 

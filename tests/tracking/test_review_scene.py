@@ -37,7 +37,11 @@ def test_samples_of_a_part_of_the_scan_are_found_by_their_place():
 
 
 def test_outside_of_what_is_held_it_is_as_dark_as_the_darkest():
-    weights = [weigh_axis(2, (0, 2), (0, 2), 2), weigh_axis(2, (1, 3), (0, 3), 3), weigh_axis(1, (0, 1), (0, 1), 1)]
+    weights = [
+        weigh_axis(2, (0, 2), (0, 2), 2),
+        weigh_axis(2, (1, 3), (0, 3), 3),
+        weigh_axis(1, (0, 1), (0, 1), 1),
+    ]
     image = np.array([[5.0, 6], [7, 8]])[:, :, None]
     assert sample_image(image, weights)[..., 0].tolist() == [[5, 5, 6], [5, 7, 8]]
 
@@ -94,7 +98,9 @@ def test_what_fits_is_shown_whole():
 
 def test_grey_values_are_scaled_and_at_most_a_level_away():
     scene = make_scene()
-    shown = Scene(scene.geometry, scene.predicted, None, scene.image, channels=[Channel("ct", "HU", 2.0, -5.0)])
+    shown = Scene(
+        scene.geometry, scene.predicted, None, scene.image, channels=[Channel("ct", "HU", 2.0, -5.0)]
+    )
     channel = cut_scene(shown, [7], 10**6)["channels"][0]
     found = np.array(channel["levels"])[unpack_grey(channel["data"], SHAPE)]
     assert np.abs(found - (2 * scene.image[0] - 5)).max() < 2000 / 128
