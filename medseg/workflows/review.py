@@ -196,8 +196,9 @@ def word_verdict(subject: Subject, cases: Sequence[Mapping[str, Any]]) -> str:
         name: sum(name in case["flags"] for case in cases)
         for name in ("failed", "outlier", "empty", "unlike")
     }
-    names = {"outlier": "outliers", "unlike": "out of distribution"}
-    told = [f"{count} {names.get(name, name)}" for name, count in counts.items() if count]
+    names = {"unlike": "out of distribution"}
+    plural = {name: "s" * (name == "outlier" and count > 1) for name, count in counts.items()}
+    told = [f"{count} {names.get(name, name)}{plural[name]}" for name, count in counts.items() if count]
     return f"{words}: {', '.join(told) or 'none flagged'}."
 
 

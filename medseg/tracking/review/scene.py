@@ -20,11 +20,12 @@ from medseg.tracking.review.encode import choose_levels, pack, pack_grey, quanti
 from medseg.tracking.review.sampling import Span, sample_image, sample_labels, weigh_axis
 
 MARGIN_MM = 20.0  # around all structures, at least
-MARGIN_SHARE = 0.25  # ... and this share of their extent
+MARGIN_SHARE = 0.1  # ... and this share of their extent
 VOXELS_PER_BYTE = 4.0  # more do not fit: not worth an attempt
 FIRST_GUESS = 1.6  # voxels of one channel and two masks in a byte of text, of a noisy scan
 OTHER = 255  # a stored value that no label has, such as an ignored voxel
 ROUNDS = 12
+AIM, WELL_USED = 0.93, 0.85  # share of the budget
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,23 @@ def cut_scene(scene: Scene, values: Sequence[int], max_bytes: int) -> dict[str, 
         found = _encode(scene, values, box, shape)
         if measure_bytes(found) <= max_bytes:
             return found
-    voxels = min(float(np.prod(_count(near))), FIRST_GUESS * max_bytes / channels)
+    return _fit(scene, values, near, max_bytes)
+
+
+def _fit(scene: Scene, values: Sequence[int], box: Sequence[Span], max_bytes: int) -> dict[str, Any]:
+    """Return the box with voxels as small as fit: how well they pack is known only once they are packed."""
+    most = float(np.prod(_count(box)))
+    voxels = min(most, FIRST_GUESS * max_bytes / max(1, len(scene.channels)))
+    best: dict[str, Any] | None = None
     for _ in range(ROUNDS):
-        found = _encode(scene, values, near, _reduce(near, scene.geometry.spacing_mm, voxels))
+        found = _encode(scene, values, box, _reduce(box, scene.geometry.spacing_mm, voxels))
         size = measure_bytes(found)
         if size <= max_bytes:
+            best = found
+        if best is not None and (size > max_bytes or size > WELL_USED * max_bytes or voxels >= most):
             break
-        voxels *= min(0.95, max_bytes / size) * 0.97
-    return found
+        voxels = min(most, voxels * AIM * max_bytes / size)
+    return best or found
 
 
 def measure_bytes(block: Mapping[str, Any]) -> int:

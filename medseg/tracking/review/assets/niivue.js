@@ -12,7 +12,10 @@
     return;
   }
   const maps = { image: "gray", reference: "blue", predicted: "warm" };
-  const view = new niivue.Niivue({ backColor: [0.06, 0.07, 0.08, 1], isRadiologicalConvention: true, show3Dcrosshair: true });
+  const view = new niivue.Niivue({
+    backColor: [0.06, 0.07, 0.08, 1], isRadiologicalConvention: true, crosshairWidth: 0.3, crosshairColor: [1, 1, 1, 0.5],
+    multiplanarLayout: 2, multiplanarShowRender: 1, logLevel: "error", // a grid of three planes and 3D
+  });
   await view.attachToCanvas(find("view"));
   for (const { name, kind, base64 } of data.volumes) {
     const volume = await niivue.NVImage.loadFromBase64({ base64, name, colormap: maps[kind], opacity: kind === "image" ? 1 : 0.5 });
