@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medseg import __version__
 from medseg.core.errors import ConfigError, DataError
 from medseg.core.files import read_if_whole
@@ -112,14 +114,11 @@ def _describe(name: str, path: Path, sidecar: Mapping[str, Any], labels: Names, 
     except DataError as error:
         report.add(CaseResult.of_error(name, error))
         return Entry(name, error=f"{error.code}: {error.message}")
-    import numpy as np
-
     values = {int(value): str(value) for value in np.unique(mask.array) if value}
     labels |= values
-    told = measure(mask, values)
-    return Entry(
-        name, volumes_ml={r["name"]: r["volume_ml"] for r in told.values() if r["volume_ml"] is not None}
-    )
+    told = {row["name"]: row["volume_ml"] for row in measure(mask, values).values()}
+    volumes = {title: ml for title, ml in told.items() if ml is not None}  # pixels have no size
+    return Entry(name, volumes_ml=volumes, is_empty=not values)
 
 
 def gather_evaluation(

@@ -35,6 +35,7 @@ class Entry:
         error: Why there is no mask: "CODE: message".
         reasons: Of trust, why to look at it.
         p: Of the outlier test of trust.
+        is_empty: Whether the mask is known to be; volumes of 0 ml say so, too.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Entry:
     error: str = ""
     reasons: Sequence[str] = ()
     p: float | None = None
+    is_empty: bool = False
 
     @property
     def score(self) -> float | None:
@@ -139,7 +141,7 @@ def _flag(entry: Entry, far: Sequence[str]) -> dict[str, Any]:
     missed = [row["name"] for row in entry.rows if row.get("dice") == 0 and row["state"] != "spurious"]
     invented = [row["name"] for row in entry.rows if row["state"] == "spurious"]
     volumes = entry.volumes
-    is_empty = not entry.error and bool(volumes) and not any(volumes.values())
+    is_empty = entry.is_empty or (not entry.error and bool(volumes) and not any(volumes.values()))
     is_unlike = entry.p is not None and entry.p <= UNLIKELY
     reasons = [entry.error] if entry.error else []
     reasons += [f"{name}: missed, the reference has it" for name in missed]
