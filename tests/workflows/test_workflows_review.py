@@ -16,9 +16,10 @@ from medseg.core.geometry import Geometry
 from medseg.core.volume import Labels, Volume
 from medseg.data.cases import pseudonymize, read_key
 from medseg.data.plan import Normalization
-from medseg.io import write_labels, write_volume
+from medseg.io import read_labels, write_labels, write_volume
 from medseg.tracking.review.encode import unpack, unpack_grey
 from medseg.tracking.review.niivue import BUNDLE
+from medseg.tracking.review.scene import OTHER
 from medseg.workflows.report import Report
 from medseg.workflows.review import Sources, build, share_bytes
 from medseg.workflows.review_run import describe_channels, find_unlikely
@@ -432,3 +433,39 @@ def test_the_command_opens_the_page_where_it_is_asked_to(masks, tmp_path, monkey
     assert opened == []
     medseg("review", masks / "masks", "-o", tmp_path / "a.html", "--quiet", "--open")
     assert opened == [(tmp_path / "a.html").as_uri()]
+
+
+def test_ignored_voxels_are_told_apart_and_nothing_is_predicted_there(copied, tmp_path):
+    text = (copied / "config.yaml").read_text()
+    assert "ignore_label: null" in text
+    write_text(copied / "config.yaml", text.replace("ignore_label: null", "ignore_label: 9"))
+    folder = RunFolder(copied)
+    name = folder.load_splits().validation(1)[0]
+    reference = read_labels(folder.case(name).reference)
+    reference.array[reference.array == 2] = 9
+    write_labels(folder.case(name).reference, reference)
+    blocks, _ = show(tmp_path, root=copied)
+    block = blocks[f"case-{row_of(blocks, name)['block']}"]
+    found = unpack(block["predicted"], block["shape"])[reference.array == 9]
+    assert set(unpack(block["reference"], block["shape"])[reference.array == 9]) == {OTHER}
+    assert not found.any()
+
+
+def test_channels_in_one_file_are_numbered_where_nobody_named_them(tmp_path):
+    image, _ = make_case(0)
+    both = Volume(np.concatenate([image.array, image.array]), image.geometry)
+    write_volume(tmp_path / "a.nii.gz", both)
+    _, channels = Images(tmp_path, None, tmp_path / "key").read("a")
+    assert [channel.name for channel in channels] == ["channel 0", "channel 1"]
+
+
+def test_images_that_cannot_be_listed_or_read_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no such folder"):
+        Images(tmp_path / "none", None, tmp_path / "key")
+    image, _ = make_case(0)
+    for name in ("a/one", "a/two", "b/one"):
+        write_volume(tmp_path / f"{name}.nii.gz", image)
+    images = Images(tmp_path, None, tmp_path / "key")
+    assert images.read("b")[1][0].name == "image"
+    with pytest.raises(DataError):
+        images.read("a")
