@@ -165,10 +165,13 @@ def describe(
 ) -> dict[str, Any]:
     """Return the index of the page."""
     made = datetime.now(UTC).date().isoformat()
+    rest = [f"Only the worst {len(shown)} of {len(cases)} cases are in this page."] * (
+        len(shown) < len(cases)
+    )
     return {
         "title": subject.title,
         "verdict": word_verdict(subject, cases),
-        "notes": subject.notes,
+        "notes": [*subject.notes, *rest],
         "facts": [*map(list, subject.facts), ["Page made on", made]],
         "limits": list(LIMITS),
         "labels": [{"value": value, "name": name} for value, name in subject.labels.items()],

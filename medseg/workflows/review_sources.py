@@ -127,9 +127,7 @@ class Images:
             return volume, [
                 Channel(name, unit) for name, unit in zip(self._data.channels, units, strict=True)
             ]
-        if case.error is not None:
-            raise case.error
-        volume = read_volume(case.images[0])
+        volume = read_volume(case.images[0]) if case.images else load_image(case, 1)  # which raises why
         unit = "HU" if is_like_ct(volume) else ""
         names = ["image"] if len(volume.array) == 1 else [f"channel {n}" for n in range(len(volume.array))]
         return volume, [Channel(name, unit) for name in names]

@@ -213,6 +213,13 @@ def test_presets_change_grey(page):
     assert page.input_value("#preset") == "lung"
 
 
+def test_the_automatic_window_fits_the_structures(page):
+    choose(page, "best")
+    page.evaluate(STILL)
+    # Slices 4 to 7 are 20 * 4 to 20 * 7 + 35; half of that width lies to either side.
+    assert page.inner_text("#window") == "W 190 L 128"
+
+
 def error_spots(page):
     """Return x of a false positive and a false negative column of voxels in the axial plane."""
     box = page.locator("canvas[data-plane=axial]").bounding_box()

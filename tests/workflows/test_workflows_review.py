@@ -347,6 +347,7 @@ def test_only_the_worst_are_shown_and_the_page_knows_how_many_there_are(masks, t
     assert [case["id"] for case in blocks["index"]["cases"]] == [IDS[0]]
     assert blocks["index"]["cases"][0]["flags"] == ["empty"]
     assert blocks["index"]["total"] == 3
+    assert "Only the worst 1 of 3 cases are in this page." in blocks["index"]["notes"]
 
 
 def test_a_case_has_its_share_of_the_page():

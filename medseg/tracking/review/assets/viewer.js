@@ -192,19 +192,33 @@ const viewer = {
   },
 };
 
-// The 0.5 and 99.5 percentile of what is shown; a picture of 256 steps as it is.
+// The grey values of the structures, and half as much to either side, within those of the scan; the colours of a
+// picture as they are. Ends are the 0.5 and 99.5 percentile.
 function autoWindow(volume, at) {
   const { levels, codes } = volume.channels[at];
-  if (volume.isColour) return [Math.min(...volume.channels.map((c) => c.levels[0])), Math.max(...volume.channels.map((c) => c.levels[c.levels.length - 1]))];
-  const counts = new Uint32Array(256);
-  for (const code of codes) counts[code]++;
-  const rank = (share) => {
+  if (volume.isColour) {
+    const ends = volume.channels.map((channel) => [channel.levels[0], channel.levels[channel.levels.length - 1]]);
+    return [Math.min(...ends.map(([low]) => low)), Math.max(...ends.map(([, high]) => high))];
+  }
+  const isInside = (mask, place) => mask !== null && mask[place] !== 0 && mask[place] !== OTHER;
+  const [whole, inside] = [new Uint32Array(256), new Uint32Array(256)];
+  for (let place = 0; place < codes.length; place++) {
+    whole[codes[place]]++;
+    if (isInside(volume.reference, place) || isInside(volume.predicted, place)) inside[codes[place]]++;
+  }
+  const [first, last] = findEnds(levels, whole);
+  const [low, high] = inside.some((count) => count > 0) ? findEnds(levels, inside) : [first, last];
+  const room = (high - low) / 2;
+  const found = [Math.max(first, low - room), Math.min(last, high + room)];
+  return found[1] > found[0] ? found : [levels[0], Math.max(levels[levels.length - 1], levels[0] + 1)];
+}
+
+function findEnds(levels, counts) {
+  const total = counts.reduce((sum, count) => sum + count, 0);
+  return [0.005, 0.995].map((share) => {
     let sum = 0;
-    for (let code = 0; code < levels.length; code++) if ((sum += counts[code]) > share * codes.length) return levels[code];
-    return levels[levels.length - 1];
-  };
-  const [low, high] = [rank(0.005), rank(0.995)];
-  return high > low ? [low, high] : [levels[0], Math.max(levels[levels.length - 1], levels[0] + 1)];
+    return levels.find((_, code) => (sum += counts[code]) > share * total) ?? levels[levels.length - 1];
+  });
 }
 
 // Pointers on a pane: one drags by the chosen tool (right button: the window), two zoom; the wheel turns slices.
