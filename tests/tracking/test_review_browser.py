@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from medseg.tracking.review import cut_scene, write_niivue
 from medseg.tracking.review.page import read_script
 from tests.tracking.review_pages import CODE, FORMULA, make_picture, make_scene, write_page
 
@@ -372,6 +373,12 @@ def test_a_tablet_gets_one_column_and_touch(open_file, html):
     page.keyboard.press("x")
     page.keyboard.press("h")
     page.select_option("#preset", "full")
+    page.evaluate("scrollTo(0, 0)")
+    page.keyboard.press("k")
+    page.keyboard.press("j")
+    expect_case(page, "best")
+    assert page.evaluate("scrollY") == 0  # the images stay in sight
+    page.evaluate(STILL)
     box = page.locator("canvas[data-plane=coronal]").bounding_box()
     page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + 2)
     assert grey(page, 0.55, 0.5) == [220] * 3
@@ -419,6 +426,26 @@ def test_an_old_browser_is_told_what_it_lacks(browser, html):
     page.goto(html.as_uri())
     assert "DecompressionStream" in page.inner_text("#absent")
     assert len(names(page)) == 5
+    context.close()
+
+
+@pytest.mark.parametrize("has_webgl", [True, False])
+def test_a_niivue_page_says_where_webgl_is_missing_and_asks_no_network(browser, tmp_path, has_webgl):
+    scene = make_scene()
+    path = tmp_path / "a.html"
+    write_niivue(path, CODE, cut_scene(scene, [1, 2], 10**6), scene.geometry)
+    context, asked = browser.new_context(), []
+    page = context.new_page()
+    page.on("request", lambda ask: asked.append(ask.url) if ask.url.startswith("http") else None)
+    if not has_webgl:
+        page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
+    page.goto(path.as_uri())
+    page.wait_for_selector("body[data-ready], #message:not([hidden])")
+    is_told = "needs WebGL2" in page.inner_text("#message") if page.is_visible("#message") else False
+    assert is_told or has_webgl  # the browser of a test may have none, too
+    assert page.inner_text("#title") == CODE
+    assert page.evaluate("window.stolen") is None
+    assert asked == []
     context.close()
 
 

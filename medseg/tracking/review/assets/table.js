@@ -113,7 +113,11 @@ const table = {
   mark(selected) {
     this.selected = selected;
     for (const row of find("body").children) row.setAttribute("aria-selected", String(row.dataset.id === index.cases[selected].id));
-    find("body").querySelector('[aria-selected="true"]')?.scrollIntoView({ block: "nearest" });
+    const row = find("body").querySelector('[aria-selected="true"]');
+    const frame = find("scroll"); // alone is scrolled: `scrollIntoView` would take the page away from the images
+    if (!row) return;
+    const [top, bottom] = [row.offsetTop - find("head").offsetHeight, row.offsetTop + row.offsetHeight];
+    frame.scrollTop = clamp(frame.scrollTop, bottom - frame.clientHeight, top);
   },
 
   // The case that stands `count` rows further down in the table as it is sorted and filtered.
