@@ -21,6 +21,7 @@ from medseg.cli import (
     listing,
     phantom,
     promote,
+    review,
     run,
     stats,
     ui,
@@ -61,6 +62,7 @@ app.command()(run.run)
 app.command()(infer.infer)
 app.command()(evaluate.evaluate)
 app.command()(stats.stats)
+app.command()(review.review)
 app.command()(export.export)
 app.command()(export.verify)
 app.command()(compare.compare)

@@ -25,8 +25,9 @@ from medseg.workflows.predict import predict_stored
 from medseg.workflows.preprocess import preprocess
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import Report
+from medseg.workflows.review import Sources, build
 from medseg.workflows.run_folder import RunFolder
-from medseg.workflows.tracked import closing, open_fold, open_tracker, track_results
+from medseg.workflows.tracked import closing, open_fold, open_tracker, track_results, write_results
 from medseg.workflows.train import select_all, train_fold
 from medseg.workflows.trust import settle_trust
 
@@ -107,8 +108,10 @@ def train_and_evaluate(
             return
         settle_locator(config, folder, progress=progress)
         cases = score(config, folder, progress=progress, report=report)
-        track_results(config, folder, cases, report, tracker)
-    report.write(folder.root / "report.json")
+        write_results(config, folder, cases, report)
+        report.write(folder.root / "report.json")
+        build(Sources(folder.root), folder.root, progress=progress)
+        track_results(folder, cases, report, tracker)
 
 
 def score(config: Config, folder: RunFolder, *, progress: Progress, report: Report) -> list[CaseMetrics]:

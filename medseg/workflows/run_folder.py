@@ -3,7 +3,7 @@
 RUN/config.yaml plan.json splits.json    RUN/check/{cases.csv,report.json}    RUN/store/
 RUN/fold_K/{checkpoint.pt,history.csv}   RUN/predictions/fold_K/<id>.nii.gz
 RUN/evaluation/{cases.csv,metrics.json}  RUN/evaluation/{overlays,plots}/     RUN/model/
-RUN/report.json tracking.json
+RUN/report.json tracking.json review.html
 RUN/postprocess.json RUN/trust.json          RUN/predictions/fold_K/<id>_trust.safetensors
 """
 

@@ -29,6 +29,7 @@ from medseg.tracking.store import Tracker, start_run
 from medseg.workflows.figures import draw_figures
 from medseg.workflows.model_folder import write_model
 from medseg.workflows.report import Report
+from medseg.workflows.review import NAME as REVIEW
 from medseg.workflows.run_folder import RunFolder
 
 UNTRACKED: Any = {"summary": True, "licence": True, "expected": True, "split": {"test_ids"}}
@@ -105,21 +106,30 @@ def _hash_cases(folder: RunFolder, ids: Sequence[str]) -> str:
     return sha256_of([folder.case(name).entry["key"] for name in ids])
 
 
-def track_results(
-    config: Config, folder: RunFolder, cases: Sequence[CaseMetrics], report: Report, tracker: Tracker
-) -> None:
-    """Write the model card, overlays and plots, and log them with metrics, table, plan and versions."""
-    metrics = report.extra["metrics"]
-    regions = list(metrics.get("regions", {}).values())
-    scores = [*metrics["labels"].items(), *(("region", row) for row in regions)]
-    write_model(config, folder, {}, scores=[word_scores(key, row) for key, row in scores])
+def write_results(config: Config, folder: RunFolder, cases: Sequence[CaseMetrics], report: Report) -> None:
+    """Write the model card, overlays and plots."""
+    scores = [word_scores(key, row) for key, row in list_scores(report)]
+    write_model(config, folder, {}, scores=scores)
     draw_overlays(config, folder, cases)
     draw_figures(config, folder, cases)
+
+
+def list_scores(report: Report) -> list[tuple[str, dict[str, Any]]]:
+    """Return (label, its scores), regions last."""
+    metrics = report.extra["metrics"]
+    regions = metrics.get("regions", {}).values()
+    return [*metrics["labels"].items(), *(("region", row) for row in regions)]
+
+
+def track_results(folder: RunFolder, cases: Sequence[CaseMetrics], report: Report, tracker: Tracker) -> None:
+    """Log what a finished run is worth, its pictures, its page and what it was made with."""
     if not tracker.is_on:
         return
     # "whole_cases" sorts behind "train" and "val": the charts over epochs come first in MLflow.
-    tracker.log_metrics({f"whole_cases/{name}": value for name, value in _numbers(metrics["mean"]).items()})
-    for _, row in scores:
+    tracker.log_metrics(
+        {f"whole_cases/{name}": value for name, value in _numbers(report.extra["metrics"]["mean"]).items()}
+    )
+    for _, row in list_scores(report):
         numbers = _numbers(row).items()
         tracker.log_metrics({f"whole_cases/{row['name']}/{name}": value for name, value in numbers})
     tracker.log_metrics(
@@ -130,6 +140,7 @@ def track_results(
     for name in ("config.yaml", "plan.json", "MODEL_CARD.md"):
         tracker.log_artifact(folder.model / name)  # the model's copies name no case
     tracker.log_content(list_versions(), "environment.txt")
+    tracker.log_artifact(folder.root / REVIEW)
     for path in sorted((folder.evaluation / "plots").iterdir()):
         tracker.log_artifact(path, "plots")
     for path in sorted((folder.evaluation / "overlays").glob("*.png")):

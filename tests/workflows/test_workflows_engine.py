@@ -38,7 +38,8 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 def no_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
     """Predicting and evaluating is not what is tested here, and takes most of the time."""
     monkeypatch.setattr("medseg.workflows.run.score", lambda *a, report, **k: [])
-    monkeypatch.setattr("medseg.workflows.run.track_results", lambda *a, **k: None)
+    for step in ("write_results", "build", "track_results"):
+        monkeypatch.setattr(f"medseg.workflows.run.{step}", lambda *a, **k: None)
 
 
 def train(run: Path, *more: object):

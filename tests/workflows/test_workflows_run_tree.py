@@ -33,7 +33,7 @@ def read(path: Path) -> dict:
 
 def test_the_tree_is_the_documented_one(tiny_run: Path, held_out: list[str]):
     expected = {
-        *("config.yaml", "plan.json", "splits.json", "report.json", "tracking.json"),
+        *("config.yaml", "plan.json", "splits.json", "report.json", "tracking.json", "review.html"),
         *("check/cases.csv", "check/report.json"),
         *(f"check/records/{name}.json" for name in IDS),
         *(

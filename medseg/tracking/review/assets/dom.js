@@ -1,0 +1,39 @@
+// Elements and numbers. Text from outside reaches the page through `textContent` only.
+
+const find = (id) => document.getElementById(id);
+
+function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.includes("-")) element.setAttribute(name, value);
+    else element[name] = value;
+  }
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+
+function option(value, text) {
+  return make("option", { value, textContent: text });
+}
+
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+
+// Three significant digits, and no more than two decimals; a dash for what is undefined.
+function word(value) {
+  if (!isNumber(value)) return "–";
+  const size = Math.abs(value);
+  return size >= 100 ? value.toFixed(0) : size >= 10 ? value.toFixed(1) : value.toFixed(2);
+}
+
+const FLAG_NAMES = { failed: "failed", outlier: "outlier", empty: "empty", unlike: "out of distribution" };
+const FLAG_HINTS = {
+  failed: "No mask was made, or it misses a structure that the reference has",
+  outlier: "Dice far below, or volume far from, those of the other cases",
+  empty: "The mask is empty",
+  unlike: "The case is unlike the training cases",
+};
+
+function flagMark(flag) {
+  return make("span", { className: `flag ${flag}`, textContent: FLAG_NAMES[flag], title: FLAG_HINTS[flag] });
+}

@@ -1,0 +1,163 @@
+"""The review of masks without a RUN: those that `infer` or another tool wrote, with references or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg import __version__
+from medseg.core.errors import ConfigError, DataError
+from medseg.core.files import read_if_whole
+from medseg.tracking.review import Entry, Scene
+from medseg.workflows.report import CaseResult, Report
+from medseg.workflows.review_sources import (
+    UNSHOWN,
+    Images,
+    Subject,
+    index_masks,
+    make_scene,
+    read_mask,
+    read_rows,
+)
+from medseg.workflows.sidecar import measure
+
+Names = dict[int, str]
+
+
+@dataclass(frozen=True)
+class _Source:
+    predicted: Mapping[str, Path]
+    reference: Mapping[str, Path]
+    images: Images
+
+    def load(self, case_id: str) -> Scene:
+        """Return what there is of a case.
+
+        Raises:
+            DataError: PREDICTION_MISSING, or what reading it raises.
+        """
+        truth = read_mask(self.reference[case_id]) if case_id in self.reference else None
+        like = None if truth is None else truth.geometry
+        found = read_mask(self.predicted[case_id], like) if case_id in self.predicted else None
+        if truth is None and found is None:
+            raise DataError("there is no mask of this case", hint="predict it too", code="PREDICTION_MISSING")
+        image = self.images.read(case_id) if case_id in self.images else None
+        note = "" if image else ("No image of this id was given." if self.images else UNSHOWN)
+        return make_scene(found, truth, image, note)
+
+
+def gather_masks(folder: Path, images: Path | None, key_file: Path, report: Report) -> Subject:
+    """Return what a folder of masks has to show: what sidecars say, else what the masks hold.
+
+    Args:
+        folder: OUT of `infer`, or masks of any tool.
+        images: The scans.
+        key_file: The site's secret for pseudonyms.
+        report: Gets a result for a mask that cannot be read.
+
+    Raises:
+        DataError: NO_CASES.
+    """
+    masks = index_masks(folder)
+    told = [
+        case for path in sorted(folder.glob("report*.json")) for case in read_if_whole(path).get("cases", [])
+    ]
+    failed = {
+        case["id"]: f"{case['code']}: {case['message']}"
+        for case in told
+        if case["status"] in {"rejected", "failed"}
+    }
+    if not masks and not failed:
+        raise DataError(
+            "there is no mask in this folder", hint="give a run or a folder of masks", code="NO_CASES"
+        )
+    sidecars = {name: read_if_whole(folder / f"{name}.json") for name in masks}
+    labels: Names = {}
+    entries = []
+    for name in sorted(masks.keys() | failed.keys()):
+        if name not in masks:
+            entries.append(Entry(name, error=failed[name]))
+            continue
+        entries.append(_describe(name, masks[name], sidecars[name], labels, report))
+    source = _Source(masks, {}, Images(images, None, key_file))
+    models = sorted({str(tree["model_sha256"]) for tree in sidecars.values() if "model_sha256" in tree})
+    versions = sorted(
+        {str(t["versions"]["medseg"]) for t in sidecars.values() if "medseg" in t.get("versions", {})}
+    )
+    facts = [("Masks", f"{len(masks)}"), *(("SHA-256 of the model", model) for model in models)]
+    facts.append(
+        ("medseg", f"{', '.join(versions) or 'another tool'} made the masks, {__version__} this page")
+    )
+    note = "No reference: nothing here says how good the masks are. Outliers are so among these masks only."
+    return Subject("Masks", entries, dict(sorted(labels.items())), source.load, facts, [note])
+
+
+def _describe(name: str, path: Path, sidecar: Mapping[str, Any], labels: Names, report: Report) -> Entry:
+    """Return a case's entry, and add the labels it has to `labels`."""
+    if sidecar.get("labels"):
+        rows = {int(value): row for value, row in sidecar["labels"].items()}
+        labels |= {value: row["name"] for value, row in rows.items()}
+        volumes = {row["name"]: row["volume_ml"] for row in rows.values() if row["volume_ml"] is not None}
+        trust = sidecar.get("trust") or {}
+        return Entry(
+            name,
+            volumes_ml=volumes,
+            reasons=trust.get("reasons", []),
+            p=trust.get("outlier", {}).get("p"),
+        )
+    try:
+        mask = read_mask(path)
+    except DataError as error:
+        report.add(CaseResult.of_error(name, error))
+        return Entry(name, error=f"{error.code}: {error.message}")
+    values = {int(value): str(value) for value in np.unique(mask.array) if value}
+    labels |= values
+    told = {row["name"]: row["volume_ml"] for row in measure(mask, values).values()}
+    volumes = {title: ml for title, ml in told.items() if ml is not None}  # pixels have no size
+    return Entry(name, volumes_ml=volumes, is_empty=not values)
+
+
+def gather_evaluation(
+    folder: Path, reference: Path | None, predicted: Path | None, images: Path | None, key_file: Path
+) -> Subject:
+    """Return what an evaluation has to show; without the folders of masks, the table alone.
+
+    Args:
+        folder: OUT of `evaluate`.
+        reference: As it was given to `evaluate`.
+        predicted: As it was given to `evaluate`.
+        images: The scans.
+        key_file: The site's secret for pseudonyms.
+
+    Raises:
+        ConfigError: INPUT_MISSING.
+    """
+    rows = read_rows(folder / "cases.csv")
+    entries = [Entry(name, found) for name, found in sorted(rows.items())]
+    labels: Names = {}
+    for row in (row for found in rows.values() for row in found):
+        if row["label"] != "region":
+            labels.setdefault(int(row["label"]), row["name"])
+    found_masks = index_masks(predicted) if predicted else {}
+    truths = index_masks(reference) if reference else {}
+    if images is not None and not (found_masks or truths):
+        raise ConfigError(
+            "images without masks show nothing",
+            hint="give --reference and --predicted too",
+            code="INPUT_MISSING",
+        )
+    source = _Source(found_masks, truths, Images(images, None, key_file))
+    note = "" if found_masks and truths else "Give --reference, --predicted and --images to see the cases."
+    return Subject(
+        "Evaluation",
+        entries,
+        dict(sorted(labels.items())),
+        source.load,
+        [("medseg", f"{__version__} made this page")],
+        [note] if note else [],
+        metrics=read_if_whole(folder / "metrics.json"),
+    )
