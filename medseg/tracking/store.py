@@ -8,6 +8,7 @@ and the command line.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -20,13 +21,14 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from medseg.tracking import place
+from medseg.tracking import place, process
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the page for language models opens
 ANONYMOUS = {"mlflow.user": "medseg", "mlflow.source.name": "medseg", "mlflow.source.type": "LOCAL"}
+PARENT = "mlflow.parentRunId"
 MAX_VALUE = 6000  # characters; mlflow.utils.validation.MAX_PARAM_VAL_LENGTH
 MAX_BATCH = 100  # params per call; MAX_PARAMS_TAGS_PER_BATCH
 MAX_METRICS = 1000  # per call; MAX_METRICS_PER_BATCH
@@ -99,6 +101,22 @@ class Tracker:
             known = json.dumps([{"path": table, "type": "table"} for table in self._tables])
             self._try(lambda: self._client.set_tag(self.run_id, TABLES, known))
 
+    def log_image(self, png: bytes, key: str, step: int) -> None:
+        """Store a picture of a series: the interface shows all of one key behind a slider over steps."""
+        self._try(lambda: self._upload_image(png, key, step))
+
+    def log_dataset(self, name: str, digest: str, profile: Mapping[str, Any], context: str) -> None:
+        """Name the data of the run: what it is called, a hash of it, and plain counts; no places.
+
+        Args:
+            name: Of the data, or of a part of it.
+            digest: Cut to the 36 characters that MLflow takes.
+            profile: Counts.
+            context: What it was used for, e.g. "training".
+        """
+        if self.is_on:
+            self._try(lambda: self._log_input(name, digest, profile, context))
+
     def _send(self) -> None:
         """Send the numbers that wait; they are gone where the store is lost."""
         metrics, self._waiting = self._waiting, []
@@ -142,6 +160,22 @@ class Tracker:
         if self._artifacts:
             _close_to_others(self._artifacts, self._artifacts / folder / path.name)
 
+    def _upload_image(self, png: bytes, key: str, step: int) -> None:
+        from matplotlib.image import imread
+
+        # Written by MLflow itself: the names by which its page finds a series are no public format.
+        self._client.log_image(self.run_id, imread(io.BytesIO(png)), key=key, step=step, synchronous=True)
+        if self._artifacts:
+            for path in (self._artifacts / "images").iterdir():
+                _close_to_others(self._artifacts, path)
+
+    def _log_input(self, name: str, digest: str, profile: Mapping[str, Any], context: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        data = Dataset(name, digest[:36], "local", "{}", profile=json.dumps(profile))
+        tags = [InputTag("mlflow.data.context", context)]
+        self._client.log_inputs(self.run_id, [DatasetInput(data, tags)])
+
     def _upload_content(self, content: bytes | str, name: str) -> None:
         folder, _, file_name = name.rpartition("/")
         with tempfile.TemporaryDirectory() as scratch:
@@ -156,8 +190,9 @@ def start_run(
     *,
     params: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
-    columns: Sequence[str] = ("val/dice", "train/loss"),
+    columns: Sequence[str] = ("whole_cases/dice", "val/dice", "train/loss"),
     run_id: str | None = None,
+    parent_id: str = "",
 ) -> Tracker:
     """Open a run, or reopen `run_id`; a tracker that is off is returned if the store cannot be reached.
 
@@ -168,6 +203,7 @@ def start_run(
         tags: Plain facts such as version or device; no paths, no patients.
         columns: The metrics that the list of runs shows.
         run_id: A run that is to go on; a new one is opened if the store does not know it.
+        parent_id: The run below which this one is shown.
     """
     place.prepare_mlflow()
     from mlflow.tracking import MlflowClient
@@ -179,17 +215,28 @@ def start_run(
             place.make_home()
         client = tracker._client = MlflowClient(store)
         experiment_id = _find_experiment(client, experiment, store)
-        client.set_experiment_tag(experiment_id, place.VIEW_TAG, _word_view(columns))
+        if not parent_id:
+            client.set_experiment_tag(experiment_id, place.VIEW_TAG, _word_view(columns))
+            close_gone(client, [experiment_id])
         run = _find_run(client, run_id)
         if run is None:
-            run = client.create_run(experiment_id, tags={**(tags or {}), **ANONYMOUS}, run_name=name)
+            named = {**(tags or {}), **({PARENT: parent_id} if parent_id else {}), **ANONYMOUS}
+            run = client.create_run(experiment_id, tags=named, run_name=name)
         client.update_run(run.info.run_id, "RUNNING")
+        client.set_tag(run.info.run_id, process.TAG, process.name_process())
         _log_params(client, run, flatten(params or {}))
     except _list_failures() as error:
         tracker._lose(error)
     else:
         tracker._attach(run, store)
     return tracker
+
+
+def close_gone(client: Any, experiment_ids: Sequence[str]) -> None:
+    """Mark runs KILLED that still count as running though their process is gone: nobody else could."""
+    for run in client.search_runs(experiment_ids, "attributes.status = 'RUNNING'"):
+        if process.is_gone(run.data.tags.get(process.TAG, "")):
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
