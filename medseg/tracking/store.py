@@ -1,6 +1,7 @@
 """Write a run to MLflow; losing the store never stops or slows the work.
 
-The first failed call warns (TRACKING_LOST) and ends tracking for this run: every later call returns at once.
+The first failed call warns (TRACKING_LOST) and is the last to this run's store: it and every later one go
+into a spool on this machine (spool.py), which `medseg tracking sync` sends.
 Numbers for a slow store are kept and sent together, so that they cost no more than `SHARE` of the time.
 `MlflowClient` is used directly, since MLflow's global functions also record the OS user, the script's path
 and the command line.
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from medseg.tracking import place, process
+from medseg.tracking.spool import LOCAL, Recorder, Spool, Wanted, make_id, now_ms
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the page for language models opens
 ANONYMOUS = {"mlflow.user": "medseg", "mlflow.source.name": "medseg", "mlflow.source.type": "LOCAL"}
 PARENT = "mlflow.parentRunId"
+OWN_ID = "medseg.id"  # the tag with the id that we gave a run, by which a later sync finds it
 MAX_VALUE = 6000  # characters; mlflow.utils.validation.MAX_PARAM_VAL_LENGTH
 MAX_BATCH = 100  # params per call; MAX_PARAMS_TAGS_PER_BATCH
 MAX_METRICS = 1000  # per call; MAX_METRICS_PER_BATCH
@@ -46,7 +49,8 @@ class Tracker:
     def __init__(self) -> None:
         self.run_id = ""
         self.url = ""
-        self._client: Any = None
+        self._client: Any = None  # of MLflow, then the spool, then None
+        self._spool: Recorder | None = None  # until it is needed
         self._tables: list[str] = []
         self._artifacts: Path | None = None
         self._waiting: list[Any] = []  # numbers that were not sent yet
@@ -59,8 +63,13 @@ class Tracker:
 
     @property
     def is_on(self) -> bool:
-        """Whether calls still reach a store."""
+        """Whether calls still reach a store, or the spool."""
         return self._client is not None
+
+    @property
+    def is_spooling(self) -> bool:
+        """Whether the store is lost and calls reach the spool."""
+        return isinstance(self._client, Recorder)
 
     def log_metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
         """Log numbers; `/` in a name groups charts, and undefined values (None, NaN) are left out."""
@@ -68,14 +77,14 @@ class Tracker:
             return
         from mlflow.entities import Metric
 
-        now_ms = int(time.time() * 1000)
+        at_ms = now_ms()
         self._waiting += [
-            Metric(_clean(name), float(value), now_ms, step)
+            Metric(_clean(name), float(value), at_ms, step)
             for name, value in values.items()
             if value is not None and math.isfinite(value)
         ]
         now_s = time.monotonic()
-        if self._spent_s <= SPARE_S + SHARE * (now_s - self._opened_s):
+        if self.is_spooling or self._spent_s <= SPARE_S + SHARE * (now_s - self._opened_s):
             self._send()
             self._spent_s += time.monotonic() - now_s
 
@@ -118,7 +127,7 @@ class Tracker:
             self._try(lambda: self._log_input(name, digest, profile, context))
 
     def _send(self) -> None:
-        """Send the numbers that wait; they are gone where the store is lost."""
+        """Send the numbers that wait."""
         metrics, self._waiting = self._waiting, []
         for start in range(0, len(metrics), MAX_METRICS):
             chunk = metrics[start : start + MAX_METRICS]
@@ -132,6 +141,8 @@ class Tracker:
 
     def _attach(self, run: Any, store: str) -> None:
         self.run_id = run.info.run_id
+        if self._spool:
+            self._spool.move_to(self.run_id)
         self._tables = [table["path"] for table in json.loads(run.data.tags.get(TABLES, "[]"))]
         self._artifacts = _find_folder(run.info.artifact_uri)
         server = store if place.is_server(store) else f"http://127.0.0.1:{place.DEFAULT_PORT}"
@@ -142,16 +153,20 @@ class Tracker:
             return None
         try:
             return call()
-        except _list_failures() as error:
+        except list_failures() as error:
             self._lose(error)
-            return None
+            return self._try(call)  # into the spool
 
     def _lose(self, error: Exception) -> None:
         # The text of these errors may hold credentials of the server, so the warning names the type only.
-        self._client = None
+        self._client, self._spool, self._artifacts = self._spool, None, None
+        later = "; `medseg tracking sync` sends the rest later" if self._client else ""
         cause = type(error.__context__ or error).__name__
         log.warning(
-            "TRACKING_LOST the work goes on without MLflow (%s %s)", getattr(error, "error_code", ""), cause
+            "TRACKING_LOST the work goes on without MLflow%s (%s %s)",
+            later,
+            getattr(error, "error_code", ""),
+            cause,
         )
         log.debug("tracking was lost", exc_info=error)
 
@@ -193,8 +208,11 @@ def start_run(
     columns: Sequence[str] = ("whole_cases/dice", "val/dice", "train/loss"),
     run_id: str | None = None,
     parent_id: str = "",
+    record: Path | None = None,
 ) -> Tracker:
-    """Open a run, or reopen `run_id`; a tracker that is off is returned if the store cannot be reached.
+    """Open a run, or reopen `run_id`; where the store cannot be reached, its calls go into the spool.
+
+    The id is then one of ours, which serves as well for `run_id` and `parent_id` of later calls.
 
     Args:
         experiment: One per pipeline; created when absent, restored when deleted.
@@ -204,32 +222,61 @@ def start_run(
         columns: The metrics that the list of runs shows.
         run_id: A run that is to go on; a new one is opened if the store does not know it.
         parent_id: The run below which this one is shown.
+        record: JSON file in which `medseg tracking sync` puts the store's id in the place of ours.
     """
     place.prepare_mlflow()
+    store = place.find_store()
+    wanted = Wanted(
+        id=run_id or make_id(),
+        experiment=experiment,
+        name=name,
+        params=flatten(params or {}),
+        tags=dict(tags or {}),
+        columns=list(columns),
+        parent_id=parent_id,
+        store=place.hide_login(store),
+        started_ms=now_ms(),
+        record=str(record.absolute()) if record else "",
+    )
+    tracker = Tracker()
+    tracker.run_id, tracker._spool = wanted.id, Recorder(Spool(wanted))
+    try:
+        if parent_id.startswith(LOCAL):  # what is below a run in the spool goes there, too
+            tracker._client, tracker._spool = tracker._spool, None
+        else:
+            _open(tracker, store, wanted)
+    except list_failures() as error:
+        tracker._lose(error)
+    tracker._try(lambda: tracker._client.set_tag(tracker.run_id, process.TAG, process.name_process()))
+    return tracker
+
+
+def _open(tracker: Tracker, store: str, wanted: Wanted) -> None:
     from mlflow.tracking import MlflowClient
 
-    tracker = Tracker()
-    store = place.find_store()
-    try:
-        if not place.is_server(store):
-            place.make_home()
-        client = tracker._client = MlflowClient(store)
-        experiment_id = _find_experiment(client, experiment, store)
-        if not parent_id:
-            client.set_experiment_tag(experiment_id, place.VIEW_TAG, _word_view(columns))
-            close_gone(client, [experiment_id])
-        run = _find_run(client, run_id)
-        if run is None:
-            named = {**(tags or {}), **({PARENT: parent_id} if parent_id else {}), **ANONYMOUS}
-            run = client.create_run(experiment_id, tags=named, run_name=name)
-        client.update_run(run.info.run_id, "RUNNING")
-        client.set_tag(run.info.run_id, process.TAG, process.name_process())
-        _log_params(client, run, flatten(params or {}))
-    except _list_failures() as error:
-        tracker._lose(error)
-    else:
-        tracker._attach(run, store)
-    return tracker
+    if not place.is_server(store):
+        place.make_home()
+    client = tracker._client = MlflowClient(store)
+    run = open_run(client, store, wanted)
+    tracker._attach(run, store)
+    client.update_run(run.info.run_id, "RUNNING")
+
+
+def open_run(client: Any, store: str, wanted: Wanted) -> Any:
+    """Return the run as the store has it, with its parameters; it is created where it is not there."""
+    experiment_id = find_experiment(client, wanted.experiment, store)
+    if not wanted.parent_id:
+        client.set_experiment_tag(experiment_id, place.VIEW_TAG, _word_view(wanted.columns))
+        close_gone(client, [experiment_id])
+    run = find_run(client, experiment_id, wanted.id)
+    if run is None:
+        tags = {**wanted.tags, OWN_ID: wanted.id, **ANONYMOUS}
+        if wanted.parent_id:
+            parent = find_run(client, experiment_id, wanted.parent_id)
+            tags[PARENT] = parent.info.run_id if parent else wanted.parent_id
+        run = client.create_run(experiment_id, wanted.started_ms, tags, wanted.name)
+    _log_params(client, run, wanted.params)
+    return run
 
 
 def close_gone(client: Any, experiment_ids: Sequence[str]) -> None:
@@ -260,7 +307,7 @@ def _hide_paths(value: Any) -> Any:
     return "<path>" if is_path else value
 
 
-def _find_experiment(client: Any, name: str, store: str) -> str:
+def find_experiment(client: Any, name: str, store: str) -> str:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -290,17 +337,17 @@ def _word_view(columns: Sequence[str]) -> str:
     return json.dumps({"selectedColumns": shown, **facets, **order})
 
 
-def _find_run(client: Any, run_id: str | None) -> Any:
+def find_run(client: Any, experiment_id: str, run_id: str) -> Any:
+    """Return a run by the store's id or by ours; None where it is not there or was deleted."""
     from mlflow.exceptions import MlflowException
 
-    if run_id is None:
-        return None
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        found = client.search_runs([experiment_id], f"tags.`{OWN_ID}` = '{run_id}'", max_results=1)
+        return found[0] if found else None
     return run if run.info.lifecycle_stage == "active" else None
 
 
@@ -313,7 +360,7 @@ def _log_params(client: Any, run: Any, flat: Mapping[str, str]) -> None:
         client.log_batch(run.info.run_id, params=new[start : start + MAX_BATCH])
 
 
-def _list_failures() -> tuple[type[Exception], ...]:
+def list_failures() -> tuple[type[Exception], ...]:
     """Return what a dead, slow, full, locked or refusing store raises."""
     from alembic.util.exc import CommandError  # two first runs at once migrate one new database
     from mlflow.exceptions import MlflowException
