@@ -20,6 +20,7 @@ from medseg.cli import (
     listing,
     phantom,
     run,
+    tracking,
     ui,
 )
 from medseg.cli.session import STARTED, print_usage_error
@@ -68,6 +69,7 @@ app.command()(phantom.phantom)
 app.command("list")(listing.list_entries)
 app.add_typer(listing.config_app, name="config")
 app.command()(ui.ui)
+app.add_typer(tracking.tracking_app, name="tracking")
 app.command()(doctor.doctor)
 
 

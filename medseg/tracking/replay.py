@@ -78,7 +78,7 @@ def merge_headers(records: Sequence[Record]) -> Wanted:
 
 
 def replay(client: Any, records: Sequence[Record], copies: Path) -> tuple[str, Counter[str]]:
-    """Send the records of one spool; return the store's id of the run, and how much was new of each kind.
+    """Send the records of one spool; return the store's id of the run, and how much was sent of each kind.
 
     Raises:
         DataError: The store named the run once and does not know it now, or takes something not.
@@ -91,7 +91,8 @@ def replay(client: Any, records: Sequence[Record], copies: Path) -> tuple[str, C
         sent += _send_tags(client, run, records)
         for record in records:
             if record["kind"] == "artifact":
-                _send_artifact(client, run_id, copies / record["copy"], record["name"])
+                folder = record["name"].rpartition("/")[0]
+                client.log_artifact(run_id, str(copies / record["copy"]), folder or None)
             elif record["kind"] == "input":
                 _send_input(client, run_id, record)
             else:
@@ -141,15 +142,6 @@ def _send_tags(client: Any, run: Any, records: Sequence[Record]) -> Counter[str]
     for key, value in new.items():
         client.set_tag(run.info.run_id, key, value)
     return Counter(tags=len(new))
-
-
-def _send_artifact(client: Any, run_id: str, copy: Path, name: str) -> None:
-    folder, _, file_name = name.rpartition("/")
-    named = copy.with_name(f"{copy.name}-named") / file_name  # MLflow takes the name from the file
-    named.parent.mkdir(mode=0o700, exist_ok=True)
-    named.unlink(missing_ok=True)
-    named.hardlink_to(copy)
-    client.log_artifact(run_id, str(named), folder or None)
 
 
 def _send_input(client: Any, run_id: str, record: Record) -> None:

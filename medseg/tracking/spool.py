@@ -84,7 +84,7 @@ class Spool:
         folder = self._open().with_suffix("")
         content = source.read_bytes()
         if self._take(len(content)):
-            copy = secrets.token_hex(8)
+            copy = f"{secrets.token_hex(8)}/{source.name}"  # MLflow takes an artifact's name from the file
             write_bytes(folder / copy, content)
             self.add("artifact", {"name": name, "copy": copy})
 
@@ -165,8 +165,8 @@ class Recorder:
 
 
 def list_spools() -> list[Path]:
-    """Return the files of all spools."""
-    return sorted(find_folder().glob("*.jsonl"))
+    """Return the files of all spools, in the order in which they were begun: parents before children."""
+    return sorted(find_folder().glob("*.jsonl"), key=_find_begin)
 
 
 def read_spool(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -218,3 +218,9 @@ def _is_cut(path: Path) -> bool:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(max(size - 1, 0))
         return stream.read(1) not in (b"", b"\n")
+
+
+def _find_begin(path: Path) -> tuple[int, str]:
+    with path.open("rb") as stream, suppress(ValueError, KeyError):
+        return int(json.loads(stream.readline())["ms"]), path.name
+    return 0, path.name

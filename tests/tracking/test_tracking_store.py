@@ -134,7 +134,7 @@ def test_closed_port_costs_seconds_and_one_warning(monkeypatch, caplog):
     assert time.monotonic() - begin < 15
     assert caplog.text.count("TRACKING_LOST") == 1
     assert "secret" not in caplog.text
-    assert (tracker.run_id, tracker.url) == ("", "")
+    assert (tracker.run_id[:6], tracker.url) == ("local-", "")
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_server_that_never_answers_costs_seconds(monkeypatch, silent_port: int):
     begin = time.monotonic()
     tracker = start_run("silent", "run")
 
-    assert not tracker.is_on
+    assert tracker.is_spooling
     assert time.monotonic() - begin < 10
 
 
@@ -166,7 +166,7 @@ def test_store_that_is_lost_during_a_run_is_not_called_again(monkeypatch, caplog
         tracker.log_metrics({"loss": 1.0}, step)
     tracker.log_content("x", "x.txt")
 
-    assert (len(calls), tracker.is_on) == (1, False)
+    assert (len(calls), tracker.is_spooling) == (1, True)
     assert caplog.text.count("TRACKING_LOST") == 1
     assert tracker.run_id  # so that the run can be resumed
 
