@@ -15,7 +15,8 @@ tracking_app = typer.Typer(help="What MLflow has of the runs.", no_args_is_help=
 @tracking_app.command("sync")
 def sync(
     moved: Annotated[
-        bool, typer.Option("--moved", help="The store has a new address: send also what was meant for another.")
+        bool,
+        typer.Option("--moved", help="The store has a new address: send also what was meant for another."),
     ] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,

@@ -27,6 +27,7 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else the end of a run spoils the JSON there
     "MLFLOW_LOGGING_LEVEL": "WARNING",  # else ten lines about database migrations on first use
 }
 

@@ -32,39 +32,37 @@ def connect() -> Any:
     from mlflow.tracking import MlflowClient
 
     store = place.find_store()
-    with reaching():
+    try:
         if not place.is_server(store):
             place.make_home()
         client = MlflowClient(store)
         client.search_experiments(max_results=1)
+    except list_failures() as error:
+        raise ResourceError(
+            f"the tracking store does not answer ({_name(error)})",
+            hint="start it, or correct MLFLOW_TRACKING_URI and its login, then sync again: nothing is lost",
+            code="TRACKING_UNREACHABLE",
+        ) from error
     return client
 
 
 @contextmanager
-def reaching() -> Iterator[None]:
-    """Turn what a store raises into our errors; its texts may hold credentials and stay out of them.
-
-    Raises:
-        ResourceError: It is dead, slow or full, or it asks for a login.
-        DataError: It works, and does not take this.
-    """
-    from mlflow.exceptions import MlflowException
-
+def _reaching() -> Iterator[None]:
+    """Tell a store that died from one that does not take what it is sent."""
     try:
         yield
     except list_failures() as error:
-        code = getattr(error, "error_code", "") or type(error).__name__
-        if isinstance(error, MlflowException) and error.get_http_status_code() in (400, 404, 409):
-            raise DataError(
-                f"the store does not take what is in the spool ({code})",
-                hint="compare the versions of MLflow here and there; the spool is kept",
-                code="TRACKING_REFUSED",
-            ) from error
-        raise ResourceError(
-            f"the tracking store does not answer ({code})",
-            hint="start it, or correct MLFLOW_TRACKING_URI and its login, then sync again: nothing is lost",
-            code="TRACKING_UNREACHABLE",
+        connect()
+        raise DataError(
+            f"the store does not take what is in the spool ({_name(error)})",
+            hint="compare the versions of MLflow here and there, and the rights; the spool is kept",
+            code="TRACKING_REFUSED",
         ) from error
+
+
+def _name(error: Exception) -> str:
+    # The text may hold credentials of the server.
+    return getattr(error, "error_code", "") or type(error).__name__
 
 
 def merge_headers(records: Sequence[Record]) -> Wanted:
@@ -81,10 +79,11 @@ def replay(client: Any, records: Sequence[Record], copies: Path) -> tuple[str, C
     """Send the records of one spool; return the store's id of the run, and how much was sent of each kind.
 
     Raises:
-        DataError: The store named the run once and does not know it now, or takes something not.
+        DataError: The store named the run once and does not know it now, or does not take something.
+        ResourceError: It does not answer any more.
     """
     wanted = merge_headers(records)
-    with reaching():
+    with _reaching():
         run, sent = _open(client, wanted)
         run_id = str(run.info.run_id)
         sent += _send_metrics(client, run_id, records)

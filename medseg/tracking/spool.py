@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -196,13 +195,14 @@ def now_ms() -> int:
 
 def _open_free(run_id: str) -> tuple[Path, int]:
     make_folder(find_folder())
-    for number in count():
+    number = 0
+    while True:
         path = find_folder() / f"{run_id}{f'.{number}' if number else ''}.jsonl"
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         if _lock(file):
             return path, file
         os.close(file)
-    raise AssertionError
+        number += 1
 
 
 def _lock(file: int) -> bool:

@@ -1,0 +1,81 @@
+"""A real MLflow server dies in the middle of a run; afterwards the store equals that of an undisturbed one."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from medseg.tracking.place import find_store
+from medseg.tracking.replay import connect
+from medseg.tracking.store import Tracker, start_run
+from medseg.tracking.ui import _choose_port, _open_server
+from tests.tiny import document, medseg
+
+SETTINGS = {"model": {"name": "unet"}, "train": {"epochs": 6}}
+EPOCHS = 6
+
+
+def log_epochs(tracker: Tracker, epochs: range) -> None:
+    for epoch in epochs:
+        tracker.log_metrics({"train/loss": 1 / (epoch + 1), "val/dice": epoch / 7}, epoch)
+
+
+def log_end(tracker: Tracker) -> None:
+    tracker.log_metrics({"whole_cases/dice": 1 / 3})
+    tracker.log_table([{"id": "a", "dice": 0.5}], "cases.json")
+    tracker.end()
+
+
+def read_run(run_id: str, home: Path) -> tuple[object, ...]:
+    client = connect()
+    run = client.get_run(run_id)
+    points = {
+        key: sorted((m.step, m.value) for m in client.get_metric_history(run_id, key))
+        for key in run.data.metrics
+    }
+    tags = {key: value for key, value in run.data.tags.items() if not key.startswith("medseg.")}
+    table = json.loads((home / "artifacts" / run_id / "artifacts" / "cases.json").read_text())
+    return run.info.status, run.info.run_name, points, run.data.params, tags, table
+
+
+def test_all_of_a_run_arrives_though_the_server_was_killed_in_its_middle(tracking_home: Path, monkeypatch):
+    store, port = find_store(), _choose_port("127.0.0.1", 0)
+    start_run("killed server", "warm up: makes the database").end()
+    with _open_server(store, port, "127.0.0.1") as (server, address):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        whole = start_run("killed server", "run", params=SETTINGS)
+        log_epochs(whole, range(EPOCHS))
+        log_end(whole)
+        broken = start_run("killed server", "run", params=SETTINGS)
+        log_epochs(broken, range(EPOCHS // 2))
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(30)
+    log_epochs(broken, range(EPOCHS // 2, EPOCHS))
+    unseen = start_run("killed server", "run", params=SETTINGS)
+    log_epochs(unseen, range(EPOCHS))
+    log_end(broken)
+    log_end(unseen)
+    assert medseg("tracking", "sync", "--json").exit_code == 4
+    with _open_server(store, port, "127.0.0.1"):
+        result = medseg("tracking", "sync", "--json")
+        assert result.exit_code == 0, result.stderr
+        ids = [case["id"] for case in document(result)["cases"]]
+        expected = read_run(whole.run_id, tracking_home)
+
+        assert [read_run(run_id, tracking_home) for run_id in ids] == [expected, expected]
+        assert broken.run_id in ids
+    assert len(expected[2]["train/loss"]) == EPOCHS  # type: ignore[index]
+    assert document(result)["sync"] == {
+        **{"runs_created": 1, "params": 2, "metrics": 2 * 3 + 1 + 2 * EPOCHS + 1},
+        **{"tags": 3, "artifacts": 2, "inputs": 0},
+    }
+
+
+def test_sync_without_anything_to_send_is_done_at_once():
+    result = medseg("tracking", "sync", "--json")
+
+    assert result.exit_code == 0
+    assert (document(result)["command"], document(result)["cases"]) == ("tracking sync", [])
+    assert "sent: nothing" in result.stderr
