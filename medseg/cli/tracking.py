@@ -16,7 +16,7 @@ tracking_app = typer.Typer(help="What MLflow has of the runs.", no_args_is_help=
 def sync(
     moved: Annotated[
         bool,
-        typer.Option("--moved", help="The store has a new address: send also what was meant for another."),
+        typer.Option("--moved", help="The store has a new address: take what was meant for another, too."),
     ] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,

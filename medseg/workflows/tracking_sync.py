@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def _send(client: Any, path: Path, result: CaseResult, total: Counter[str], is_m
     shutil.rmtree(path.with_suffix(""), ignore_errors=True)
 
 
-def _check_store(records: list[Record], is_moved: bool) -> None:
+def _check_store(records: Sequence[Record], is_moved: bool) -> None:
     meant, store = merge_headers(records).store, place.hide_login(place.find_store())
     if meant != store and not is_moved:
         raise DataError(

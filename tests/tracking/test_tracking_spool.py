@@ -9,7 +9,7 @@ import pytest
 from medseg.core.errors import DataError, ResourceError
 from medseg.tracking import spool as spools
 from medseg.tracking.replay import connect, merge_headers
-from medseg.tracking.spool import LOCAL, find_folder, holding, list_spools, read_spool
+from medseg.tracking.spool import LOCAL, find_folder, list_spools
 from medseg.tracking.store import Tracker, start_run
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import Report
