@@ -17,7 +17,7 @@ from medseg.core.errors import DataError, ResourceError
 from medseg.core.files import write_text
 from medseg.tracking import place
 from medseg.tracking.spool import LOCAL, Wanted
-from medseg.tracking.store import MAX_METRICS, TABLES, find_experiment, find_run, list_failures, open_run
+from medseg.tracking.store import MAX_METRICS, TABLES, find_experiment, list_failures, look_up, open_run
 
 Record = Mapping[str, Any]
 
@@ -104,7 +104,7 @@ def replay(client: Any, records: Sequence[Record], copies: Path) -> tuple[str, C
 
 def _open(client: Any, wanted: Wanted) -> tuple[Any, Counter[str]]:
     store = place.find_store()
-    known = find_run(client, find_experiment(client, wanted.experiment, store), wanted.id)
+    known = look_up(client, find_experiment(client, wanted.experiment, store), wanted.id)
     if known is None and not wanted.id.startswith(LOCAL):
         raise DataError(
             "the store does not know the run, or it was deleted",

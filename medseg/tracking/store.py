@@ -268,11 +268,11 @@ def open_run(client: Any, store: str, wanted: Wanted) -> Any:
     if not wanted.parent_id:
         client.set_experiment_tag(experiment_id, place.VIEW_TAG, _word_view(wanted.columns))
         close_gone(client, [experiment_id])
-    run = find_run(client, experiment_id, wanted.id)
+    run = look_up(client, experiment_id, wanted.id)
     if run is None:
         tags = {**wanted.tags, OWN_ID: wanted.id, **ANONYMOUS}
         if wanted.parent_id:
-            parent = find_run(client, experiment_id, wanted.parent_id)
+            parent = look_up(client, experiment_id, wanted.parent_id)
             tags[PARENT] = parent.info.run_id if parent else wanted.parent_id
         run = client.create_run(experiment_id, wanted.started_ms, tags, wanted.name)
     _log_params(client, run, wanted.params)
@@ -337,7 +337,7 @@ def _word_view(columns: Sequence[str]) -> str:
     return json.dumps({"selectedColumns": shown, **facets, **order})
 
 
-def find_run(client: Any, experiment_id: str, run_id: str) -> Any:
+def look_up(client: Any, experiment_id: str, run_id: str) -> Any:
     """Return a run by the store's id or by ours; None where it is not there or was deleted."""
     from mlflow.exceptions import MlflowException
 

@@ -3,16 +3,39 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from medseg.tracking.place import find_store
+from medseg.tracking.place import find_artifacts, find_store
 from medseg.tracking.replay import connect
 from medseg.tracking.store import Tracker, start_run
-from medseg.tracking.ui import _choose_port, _open_server
+from medseg.tracking.ui import _choose_port, _wait_until_ready
 from tests.tiny import document, medseg
 
 SETTINGS = {"model": {"name": "unet"}, "train": {"epochs": 6}}
 EPOCHS = 6
+
+
+@contextmanager
+def serving(store: str, port: int) -> Iterator[str]:
+    """Run a server, and kill it outright."""
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--workers", "1"]
+    command += ["--default-artifact-root", find_artifacts().as_uri(), "--no-serve-artifacts"]
+    server = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait_until_ready(server, f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(30)
 
 
 def log_epochs(tracker: Tracker, epochs: range) -> None:
@@ -41,22 +64,20 @@ def read_run(run_id: str, home: Path) -> tuple[object, ...]:
 def test_all_of_a_run_arrives_though_the_server_was_killed_in_its_middle(tracking_home: Path, monkeypatch):
     store, port = find_store(), _choose_port("127.0.0.1", 0)
     start_run("killed server", "warm up: makes the database").end()
-    with _open_server(store, port, "127.0.0.1") as (server, address):
+    with serving(store, port) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         whole = start_run("killed server", "run", params=SETTINGS)
         log_epochs(whole, range(EPOCHS))
         log_end(whole)
         broken = start_run("killed server", "run", params=SETTINGS)
         log_epochs(broken, range(EPOCHS // 2))
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(30)
     log_epochs(broken, range(EPOCHS // 2, EPOCHS))
     unseen = start_run("killed server", "run", params=SETTINGS)
     log_epochs(unseen, range(EPOCHS))
     log_end(broken)
     log_end(unseen)
     assert medseg("tracking", "sync", "--json").exit_code == 4
-    with _open_server(store, port, "127.0.0.1"):
+    with serving(store, port):
         result = medseg("tracking", "sync", "--json")
         assert result.exit_code == 0, result.stderr
         ids = [case["id"] for case in document(result)["cases"]]

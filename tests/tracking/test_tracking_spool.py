@@ -388,3 +388,12 @@ def test_spool_of_one_cut_line_is_damaged_and_hinders_no_other(dead):
     (find_folder() / "local-0.jsonl").write_text('{"kind": "ru')
 
     assert [case.code for case in run_sync().cases] == ["SPOOL_DAMAGED", None]
+
+
+def test_call_that_the_spool_cannot_keep_is_a_mistake_and_not_a_lost_store(dead):
+    with dead():
+        tracker = start_run("unknown call", "run")
+
+    with pytest.raises(AttributeError):
+        tracker._client.delete_run(tracker.run_id)
+    tracker.end()
