@@ -24,6 +24,7 @@ from medseg.cli import (
     review,
     run,
     stats,
+    tracking,
     ui,
 )
 from medseg.cli.session import STARTED, print_usage_error
@@ -76,6 +77,7 @@ app.command("list")(listing.list_entries)
 app.add_typer(listing.config_app, name="config")
 app.command()(promote.promote)
 app.command()(ui.ui)
+app.add_typer(tracking.tracking_app, name="tracking")
 app.command()(doctor.doctor)
 
 

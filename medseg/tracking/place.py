@@ -67,6 +67,12 @@ def is_server(store: str) -> bool:
     return urlsplit(store).scheme in ("http", "https")
 
 
+def hide_login(store: str) -> str:
+    """Return the URI of a store without the name and password it may carry."""
+    parts = urlsplit(store)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 def make_home() -> None:
     """Create folder (0700) and database file (0600); SQLite gives its journals the mode of the database."""
     make_folder(find_artifacts())

@@ -19,7 +19,7 @@ from typing import Any
 from medseg import __version__
 from medseg.core.errors import ConfigError, ResourceError
 from medseg.tracking import place
-from medseg.tracking.store import _close_to_others, _find_folder, _list_failures
+from medseg.tracking.runs import close_to_others, find_folder, list_failures
 
 ALIAS = "champion"
 ARTIFACT = "model"  # the run's folder of servable models, one for each time it was trained further
@@ -214,10 +214,10 @@ class Registry:
 
     def _close(self, uri: str, folder: str) -> None:
         """Let only the owner read what was written to a local folder."""
-        root = _find_folder(uri)
+        root = find_folder(uri)
         if root is not None:
             for path in [path for path in (root / folder).rglob("*") if path.is_file()]:
-                _close_to_others(root, path)
+                close_to_others(root, path)
 
 
 @contextmanager
@@ -225,7 +225,7 @@ def reached() -> Iterator[None]:
     """Turn what a dead or refusing store raises into an error; its text may hold credentials."""
     try:
         yield
-    except _list_failures() as error:
+    except list_failures() as error:
         cause = type(error.__context__ or error).__name__
         raise ResourceError(
             f"the tracking store could not be used ({cause})",

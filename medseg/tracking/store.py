@@ -1,9 +1,8 @@
 """Write a run to MLflow; losing the store never stops or slows the work.
 
-The first failed call warns (TRACKING_LOST) and ends tracking for this run: every later call returns at once.
+The first failed call warns (TRACKING_LOST) and is the last to this run's store: it and every later one go
+into a spool on this machine (spool.py), which `medseg tracking sync` sends.
 Numbers for a slow store are kept and sent together, so that they cost no more than `SHARE` of the time.
-`MlflowClient` is used directly, since MLflow's global functions also record the OS user, the script's path
-and the command line.
 """
 
 from __future__ import annotations
@@ -12,28 +11,21 @@ import io
 import json
 import logging
 import math
-import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from medseg.tracking import place, process
+from medseg.tracking.runs import clean, close_to_others, find_folder, flatten, list_failures, open_run
+from medseg.tracking.spool import LOCAL, Recorder, Spool, Wanted, make_id, now_ms
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the page for language models opens
-ANONYMOUS = {"mlflow.user": "medseg", "mlflow.source.name": "medseg", "mlflow.source.type": "LOCAL"}
-PARENT = "mlflow.parentRunId"
-MAX_VALUE = 6000  # characters; mlflow.utils.validation.MAX_PARAM_VAL_LENGTH
-MAX_BATCH = 100  # params per call; MAX_PARAMS_TAGS_PER_BATCH
 MAX_METRICS = 1000  # per call; MAX_METRICS_PER_BATCH
 SHARE, SPARE_S = 0.01, 2.0  # of the time that logging numbers may take: a part, and this much at any time
-ABSOLUTE = r"[/~\\]|[A-Za-z]:[/\\]"  # how a path starts that tells about this machine
 TABLES = "mlflow.loggedArtifacts"  # the tag by which the interface knows which JSON files are tables
 
 
@@ -46,7 +38,8 @@ class Tracker:
     def __init__(self) -> None:
         self.run_id = ""
         self.url = ""
-        self._client: Any = None
+        self._client: Any = None  # of MLflow, then the spool, then None
+        self._spool: Recorder | None = None  # until it is needed
         self._tables: list[str] = []
         self._artifacts: Path | None = None
         self._waiting: list[Any] = []  # numbers that were not sent yet
@@ -59,8 +52,13 @@ class Tracker:
 
     @property
     def is_on(self) -> bool:
-        """Whether calls still reach a store."""
+        """Whether calls still reach a store, or the spool."""
         return self._client is not None
+
+    @property
+    def is_spooling(self) -> bool:
+        """Whether the store is lost and calls reach the spool."""
+        return isinstance(self._client, Recorder)
 
     def log_metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
         """Log numbers; `/` in a name groups charts, and undefined values (None, NaN) are left out."""
@@ -68,14 +66,14 @@ class Tracker:
             return
         from mlflow.entities import Metric
 
-        now_ms = int(time.time() * 1000)
+        at_ms = now_ms()
         self._waiting += [
-            Metric(_clean(name), float(value), now_ms, step)
+            Metric(clean(name), float(value), at_ms, step)
             for name, value in values.items()
             if value is not None and math.isfinite(value)
         ]
         now_s = time.monotonic()
-        if self._spent_s <= SPARE_S + SHARE * (now_s - self._opened_s):
+        if self.is_spooling or self._spent_s <= SPARE_S + SHARE * (now_s - self._opened_s):
             self._send()
             self._spent_s += time.monotonic() - now_s
 
@@ -123,7 +121,7 @@ class Tracker:
             self._try(lambda: self._log_input(name, digest, profile, context))
 
     def _send(self) -> None:
-        """Send the numbers that wait; they are gone where the store is lost."""
+        """Send the numbers that wait."""
         metrics, self._waiting = self._waiting, []
         for start in range(0, len(metrics), MAX_METRICS):
             chunk = metrics[start : start + MAX_METRICS]
@@ -137,8 +135,10 @@ class Tracker:
 
     def _attach(self, run: Any, store: str) -> None:
         self.run_id = run.info.run_id
+        if self._spool:
+            self._spool.move_to(self.run_id)
         self._tables = [table["path"] for table in json.loads(run.data.tags.get(TABLES, "[]"))]
-        self._artifacts = _find_folder(run.info.artifact_uri)
+        self._artifacts = find_folder(run.info.artifact_uri)
         server = store if place.is_server(store) else f"http://127.0.0.1:{place.DEFAULT_PORT}"
         self.url = place.link_to(server, f"/experiments/{run.info.experiment_id}/runs/{self.run_id}")
 
@@ -147,23 +147,27 @@ class Tracker:
             return None
         try:
             return call()
-        except _list_failures() as error:
+        except list_failures() as error:
             self._lose(error)
-            return None
+            return self._try(call)  # into the spool
 
     def _lose(self, error: Exception) -> None:
         # The text of these errors may hold credentials of the server, so the warning names the type only.
-        self._client = None
+        self._client, self._spool, self._artifacts = self._spool, None, None
+        later = "; `medseg tracking sync` sends the rest later" if self._client else ""
         cause = type(error.__context__ or error).__name__
         log.warning(
-            "TRACKING_LOST the work goes on without MLflow (%s %s)", getattr(error, "error_code", ""), cause
+            "TRACKING_LOST the work goes on without MLflow%s (%s %s)",
+            later,
+            getattr(error, "error_code", ""),
+            cause,
         )
         log.debug("tracking was lost", exc_info=error)
 
     def _upload(self, path: Path, folder: str) -> None:
         self._client.log_artifact(self.run_id, str(path), folder or None)
         if self._artifacts:
-            _close_to_others(self._artifacts, self._artifacts / folder / path.name)
+            close_to_others(self._artifacts, self._artifacts / folder / path.name)
 
     def _upload_image(self, png: bytes, key: str, step: int) -> None:
         from matplotlib.image import imread
@@ -172,7 +176,7 @@ class Tracker:
         self._client.log_image(self.run_id, imread(io.BytesIO(png)), key=key, step=step, synchronous=True)
         if self._artifacts:
             for path in (self._artifacts / "images").iterdir():
-                _close_to_others(self._artifacts, path)
+                close_to_others(self._artifacts, path)
 
     def _log_input(self, name: str, digest: str, profile: Mapping[str, Any], context: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -198,8 +202,11 @@ def start_run(
     columns: Sequence[str] = ("whole_cases/dice", "val/dice", "train/loss"),
     run_id: str | None = None,
     parent_id: str = "",
+    record: Path | None = None,
 ) -> Tracker:
-    """Open a run, or reopen `run_id`; a tracker that is off is returned if the store cannot be reached.
+    """Open a run, or reopen `run_id`; where the store cannot be reached, its calls go into the spool.
+
+    The id is then one of ours, which serves as well for `run_id` and `parent_id` of later calls.
 
     Args:
         experiment: One per pipeline; created when absent, restored when deleted.
@@ -209,31 +216,32 @@ def start_run(
         columns: The metrics that the list of runs shows.
         run_id: A run that is to go on; a new one is opened if the store does not know it.
         parent_id: The run below which this one is shown.
+        record: JSON file in which `medseg tracking sync` puts the store's id in the place of ours.
     """
     place.prepare_mlflow()
-    from mlflow.tracking import MlflowClient
-
-    tracker = Tracker()
     store = place.find_store()
+    wanted = Wanted(
+        id=run_id or make_id(),
+        experiment=experiment,
+        name=name,
+        params=flatten(params or {}),
+        tags=dict(tags or {}),
+        columns=list(columns),
+        parent_id=parent_id,
+        store=place.hide_login(store),
+        started_ms=now_ms(),
+        record=str(record.absolute()) if record else "",
+    )
+    tracker = Tracker()
+    tracker.run_id, tracker._spool = wanted.id, Recorder(Spool(wanted))
     try:
-        if not place.is_server(store):
-            place.make_home()
-        client = tracker._client = MlflowClient(store)
-        experiment_id = _find_experiment(client, experiment, store)
-        if not parent_id:
-            client.set_experiment_tag(experiment_id, place.VIEW_TAG, _word_view(columns))
-            close_gone(client, [experiment_id])
-        run = _find_run(client, run_id)
-        if run is None:
-            named = {**(tags or {}), **({PARENT: parent_id} if parent_id else {}), **ANONYMOUS}
-            run = client.create_run(experiment_id, tags=named, run_name=name)
-        client.update_run(run.info.run_id, "RUNNING")
-        client.set_tag(run.info.run_id, process.TAG, process.name_process())
-        _log_params(client, run, flatten(params or {}))
-    except _list_failures() as error:
+        if parent_id.startswith(LOCAL):  # what is below a run in the spool goes there, too
+            tracker._client, tracker._spool = tracker._spool, None
+        else:
+            _open(tracker, store, wanted)
+    except list_failures() as error:
         tracker._lose(error)
-    else:
-        tracker._attach(run, store)
+    tracker._try(lambda: tracker._client.set_tag(tracker.run_id, process.TAG, process.name_process()))
     return tracker
 
 
@@ -247,118 +255,20 @@ def find_run(experiment: str, tag: str, value: str) -> str:
         known = client.get_experiment_by_name(experiment)
         where = f"tags.`{tag}` = '{value}'"
         runs = client.search_runs([known.experiment_id], where, max_results=1) if known else []
-    except _list_failures():
+    except list_failures():
         return ""
     return str(runs[0].info.run_id) if runs else ""
 
 
-def close_gone(client: Any, experiment_ids: Sequence[str]) -> None:
-    """Mark runs KILLED that still count as running though their process is gone: nobody else could."""
-    for run in client.search_runs(experiment_ids, "attributes.status = 'RUNNING'"):
-        if process.is_gone(run.data.tags.get(process.TAG, "")):
-            client.set_terminated(run.info.run_id, "KILLED")
+def _open(tracker: Tracker, store: str, wanted: Wanted) -> None:
+    from mlflow.tracking import MlflowClient
 
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested settings as `{"a.b": "text"}`; lists become JSON, absolute paths become "<path>"."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{name}.")
-        else:
-            shown = _hide_paths(value)
-            text = shown if isinstance(shown, str) else json.dumps(shown, default=str)
-            flat[_clean(name)] = text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + "…"
-    return flat
-
-
-def _hide_paths(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_hide_paths(item) for item in value]
-    is_path = isinstance(value, Path) or (isinstance(value, str) and re.match(ABSOLUTE, value))
-    return "<path>" if is_path else value
-
-
-def _find_experiment(client: Any, name: str, store: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        folder = None if place.is_server(store) else place.find_artifacts().as_uri()
-        try:
-            return str(client.create_experiment(name, artifact_location=folder, tags=KIND))
-        except MlflowException:  # another process was faster
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
-
-
-def _word_view(columns: Sequence[str]) -> str:
-    """Return a stored view as MLflow's "share view" button writes it (3.17; other versions ignore it)."""
-    shown = ["attributes.`Duration`", *(f"metrics.`{_clean(column)}`" for column in columns)]
-    facets = {"lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "datasetsFilter": []}
-    order = {
-        "orderByKey": "attributes.start_time",
-        "orderByAsc": False,
-        "startTime": "ALL",
-        "searchFilter": "",
-    }
-    return json.dumps({"selectedColumns": shown, **facets, **order})
-
-
-def _find_run(client: Any, run_id: str | None) -> Any:
-    from mlflow.exceptions import MlflowException
-
-    if run_id is None:
-        return None
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
-    return run if run.info.lifecycle_stage == "active" else None
-
-
-def _log_params(client: Any, run: Any, flat: Mapping[str, str]) -> None:
-    from mlflow.entities import Param
-
-    # A value that was logged before cannot be changed; a resumed run keeps its first ones.
-    new = [Param(key, value) for key, value in flat.items() if key not in run.data.params]
-    for start in range(0, len(new), MAX_BATCH):
-        client.log_batch(run.info.run_id, params=new[start : start + MAX_BATCH])
-
-
-def _list_failures() -> tuple[type[Exception], ...]:
-    """Return what a dead, slow, full, locked or refusing store raises."""
-    from alembic.util.exc import CommandError  # two first runs at once migrate one new database
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return MlflowException, RequestException, SQLAlchemyError, CommandError, OSError
-
-
-def _find_folder(uri: str) -> Path | None:
-    parts = urlsplit(uri)
-    return Path(url2pathname(parts.path)) if parts.scheme in ("", "file") else None
-
-
-def _close_to_others(root: Path, path: Path) -> None:
-    path.chmod(0o600)
-    for folder in path.parents:
-        folder.chmod(0o700)
-        if folder == root.parent:  # the run's own folder
-            return
-
-
-def _clean(name: str) -> str:
-    """Keep what MLflow allows in names: letters, digits, `_-. /:`."""
-    return re.sub(r"[^\w\-. /:]", "_", name)[:250]
+    if not place.is_server(store):
+        place.make_home()
+    client = tracker._client = MlflowClient(store)
+    run = open_run(client, store, wanted)
+    tracker._attach(run, store)
+    client.update_run(run.info.run_id, "RUNNING")
 
 
 def _round(value: Any) -> Any:

@@ -271,4 +271,4 @@ def track(
     for kind in ("png", "svg"):
         tracker.log_content(getattr(picture, kind), f"compare.{kind}")
     tracker.end()
-    return {"run_id": tracker.run_id, "url": tracker.url} if tracker.run_id else None
+    return {"run_id": tracker.run_id, "url": tracker.url} if tracker.url else None

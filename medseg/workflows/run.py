@@ -24,6 +24,7 @@ from medseg.workflows.postprocess_choice import settle_infer
 from medseg.workflows.predict import predict_stored
 from medseg.workflows.preprocess import preprocess
 from medseg.workflows.progress import Progress
+from medseg.workflows.promote import register_if_possible
 from medseg.workflows.report import Report
 from medseg.workflows.review import Sources, build
 from medseg.workflows.run_folder import RunFolder
@@ -89,7 +90,7 @@ def train_and_evaluate(
 ) -> None:
     """Train folds of a preprocessed run, predict what each held out, and evaluate."""
     tracker = open_tracker(config, folder, is_tracked=is_tracked and is_main_process())
-    report.mlflow = {"run_id": tracker.run_id, "url": tracker.url} if tracker.run_id else None
+    report.mlflow = {"run_id": tracker.run_id, "url": tracker.url} if tracker.url else None
     with closing(tracker):
         for fold in folds:
             with closing(open_fold(tracker, config, folder, fold)) as its_own:
@@ -112,6 +113,8 @@ def train_and_evaluate(
         report.write(folder.root / "report.json")
         build(Sources(folder.root), folder.root, progress=progress)
         track_results(folder, cases, report, tracker)
+        if tracker.is_on and not tracker.is_spooling:
+            register_if_possible(folder)
 
 
 def score(config: Config, folder: RunFolder, *, progress: Progress, report: Report) -> list[CaseMetrics]:

@@ -64,8 +64,9 @@ def open_tracker(config: Config, folder: RunFolder, *, is_tracked: bool) -> Trac
         params=config.model_dump(mode="json", exclude=UNTRACKED),
         tags={"medseg.version": __version__, "medseg.kind": "run"},
         run_id=read_if_whole(folder.root / KNOWN).get("run_id"),
+        record=folder.root / KNOWN,
     )
-    if tracker.run_id:
+    if tracker.is_on:
         _remember(folder, run_id=tracker.run_id)
         splits = folder.load_splits()
         everyone = sorted(case for fold in splits.folds for case in fold)
@@ -86,8 +87,9 @@ def open_fold(parent: Tracker, config: Config, folder: RunFolder, fold: int) -> 
         tags={"medseg.version": __version__, "medseg.kind": "fold", "medseg.fold": str(fold)},
         run_id=known.get(str(fold)),
         parent_id=parent.run_id,
+        record=folder.root / KNOWN,
     )
-    if tracker.run_id:
+    if tracker.is_on:
         _remember(folder, folds={**known, str(fold): tracker.run_id})
         splits = folder.load_splits()
         for side, ids in (("training", splits.training(fold)), ("validation", splits.validation(fold))):

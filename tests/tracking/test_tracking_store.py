@@ -13,7 +13,8 @@ import pytest
 import medseg
 from medseg.tracking import process
 from medseg.tracking.place import find_store, link_to, prepare_mlflow
-from medseg.tracking.store import MAX_VALUE, Tracker, flatten, start_run
+from medseg.tracking.runs import MAX_VALUE, flatten
+from medseg.tracking.store import Tracker, start_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -67,7 +68,7 @@ def test_database_names_no_user_no_script_and_no_input_path(tracking_home: Path)
         text = "\n".join(database.iterdump()).replace(tracking_home.as_uri(), "")
     database.close()
     assert tracker.run_id in text
-    for secret in ("drsmith", "STS_00", str(Path.cwd()), sys.argv[0], "pytest"):
+    for secret in ("drsmith", "STS_00", str(Path.cwd()), __file__, "pytest"):
         assert secret not in text
 
 
@@ -145,7 +146,7 @@ def test_closed_port_costs_seconds_and_one_warning(monkeypatch, caplog):
     assert time.monotonic() - begin < 15
     assert caplog.text.count("TRACKING_LOST") == 1
     assert "secret" not in caplog.text
-    assert (tracker.run_id, tracker.url) == ("", "")
+    assert (tracker.run_id[:6], tracker.url) == ("local-", "")
 
 
 @pytest.fixture
@@ -160,7 +161,7 @@ def test_server_that_never_answers_costs_seconds(monkeypatch, silent_port: int):
     begin = time.monotonic()
     tracker = start_run("silent", "run")
 
-    assert not tracker.is_on
+    assert tracker.is_spooling
     assert time.monotonic() - begin < 10
 
 
@@ -177,7 +178,7 @@ def test_store_that_is_lost_during_a_run_is_not_called_again(monkeypatch, caplog
         tracker.log_metrics({"loss": 1.0}, step)
     tracker.log_content("x", "x.txt")
 
-    assert (len(calls), tracker.is_on) == (1, False)
+    assert (len(calls), tracker.is_spooling) == (1, True)
     assert caplog.text.count("TRACKING_LOST") == 1
     assert tracker.run_id  # so that the run can be resumed
 

@@ -81,6 +81,20 @@ def test_a_held_out_case_is_shown_from_step_0_on(client: Any, fold: Any, tiny_ho
     assert {path.stat().st_mode & 0o777 for path in paths} == {0o600}
 
 
+def test_the_model_is_registered_and_not_in_use_before_it_is_promoted(client: Any, parent: Any):
+    versions = client.search_model_versions("name = 'phantom_ct'")
+    assert [(one.run_id, one.aliases) for one in versions] == [(parent.info.run_id, [])]
+
+
+def test_the_page_of_the_run_lies_beside_its_pictures(
+    client: Any, parent: Any, tiny_run: Path, tiny_home: Path
+):
+    names = {one.path for one in client.list_artifacts(parent.info.run_id)}
+    assert {"review.html", "overlays", "plots"} <= names
+    stored = tiny_home / "artifacts" / parent.info.run_id / "artifacts" / "review.html"
+    assert stored.read_bytes() == (tiny_run / "review.html").read_bytes()
+
+
 def test_versions_can_be_installed_again(client: Any, parent: Any, tmp_path: Path):
     text = Path(client.download_artifacts(parent.info.run_id, "environment.txt", str(tmp_path))).read_text()
     assert f"\ntorch=={torch.__version__}\n" in text and "/" not in text
