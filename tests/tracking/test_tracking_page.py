@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 
 from medseg.tracking.store import start_run
+from tests.tracking.review_pages import make_scene, write_page
 
 CHROMIUM = shutil.which("chromium")
 SERVE = (
     "from medseg.tracking.ui import serve;"
     "serve(0, '127.0.0.2', is_open=True, announce=lambda link: print(link, flush=True))"
 )
-PAGE = "<!doctype html><title>Review</title><h1>Reviewed</h1><script>document.body.dataset.ran = 1</script>"
+SCORES = {"good": 0.9, "bad": 0.2}
 LEVELS = """
 const levels = [...document.images].filter(image => image.src.includes('artifact')).map(image => {
     const canvas = document.createElement('canvas'), draw = canvas.getContext('2d')
@@ -48,7 +49,7 @@ def paint(level: int) -> bytes:
     return stream.getvalue()
 
 
-def track() -> str:
+def track(page: Path) -> str:
     """Log a run with one of everything and return its id."""
     tracker = start_run("page", "a run", params={"model": {"name": "unet"}})
     for step in range(3):
@@ -56,7 +57,7 @@ def track() -> str:
         tracker.log_image(paint(80 * step), "validation", step)
     tracker.log_dataset("cohort", "c0ffee" * 10, {"cases": 6}, "training")
     tracker.log_table([{"id": "case-a", "dice": 0.8125}, {"id": "case-b", "dice": None}], "cases.json")
-    tracker.log_content(PAGE, "review.html")
+    tracker.log_artifact(page)
     tracker.end()
     return tracker.run_id
 
@@ -84,7 +85,8 @@ def site(tracking_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     log = tmp_path_factory.mktemp("ui") / "stderr.txt"
     with pytest.MonkeyPatch.context() as patch, log.open("w") as stream:
         patch.setenv("MEDSEG_HOME", str(tracking_home))
-        run_id = track()
+        scenes = {name: make_scene(is_shifted=name == "bad") for name in SCORES}
+        run_id = track(write_page(log.with_name("review.html"), scenes, SCORES))
         command = [sys.executable, "-c", SERVE]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, text=True)
     assert server.stdout is not None
@@ -138,8 +140,15 @@ def test_the_review_page_runs_inside_its_frame(site: Site):
     page = site.open("/artifacts")
     page.get_by_text("review.html", exact=True).first.click()
     frame = page.frame_locator("iframe").first
-    frame.get_by_role("heading", name="Reviewed").wait_for()
-    assert frame.locator("body").get_attribute("data-ran") == "1"
+    frame.locator("#body td:first-child", has_text="bad").click()  # keys go where the last click was
+    for key, case in (("j", "good"), ("k", "bad")):
+        page.keyboard.press(key)
+        frame.locator(f"body[data-case={case}]").wait_for(state="attached")
+    slider, shown = frame.locator('[aria-label="axial slice"]'), "canvas => canvas.toDataURL()"
+    before = frame.locator("canvas[data-plane=axial]").evaluate(shown)
+    slider.fill("1")
+    page.wait_for_timeout(200)
+    assert frame.locator("canvas[data-plane=axial]").evaluate(shown) != before
 
 
 def test_nothing_was_asked_of_another_machine_and_nothing_refused(site: Site):
