@@ -40,6 +40,8 @@ def evaluate(
         bool, typer.Option("--instances", help="The maps hold object ids of one class.")
     ] = False,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Cases compared at once.")] = 1,
+    plots: Annotated[bool, typer.Option("--plots", help="Draw figures into OUT/plots.")] = False,
+    tracking: o.Tracking = False,
     json: o.Json = False,
     verbose: o.Verbose = 0,
     quiet: o.Quiet = False,
@@ -69,10 +71,24 @@ def evaluate(
         cohort = read_groups(groups) if groups else None
         pairs = pair_files(reference, predicted, report)
         with Workers(workers) as pool:
-            work(pairs, comparison, out, progress=progress, report=report, cohort=cohort, workers=pool)
+            scores = work(
+                pairs, comparison, out, progress=progress, report=report, cohort=cohort, workers=pool
+            )
+        drawn = []
+        if plots:
+            from medseg.metrics import rows
+            from medseg.workflows.figures import list_drawings, write_figures
+
+            drawn = write_figures(out / "plots", list_drawings(rows(scores), report.extra["metrics"]))
+        if tracking:
+            from medseg.workflows.tracked_evaluate import track_evaluation
+
+            track_evaluation(report, scores, pairs, drawn)
         for label, row in report.extra["metrics"]["labels"].items():
             progress.say(_word_label(label, row))
         progress.say(summarise(report))
+        if report.mlflow:
+            progress.say(f"MLflow: {report.mlflow['url']}  (start it with: medseg ui)")
 
 
 def _word_label(label: str, row: dict[str, Any]) -> str:

@@ -143,10 +143,3 @@ def _decide(p_CN: NDArray[np.float64], truth_FN: NDArray[np.bool_], is_regions: 
     true = np.where(truth_FN.any(0), 1 + truth_FN.argmax(0), 0)
     confidence, is_right, near = p_CN.max(0), chosen == true, (chosen > 0) | (true > 0)
     return [Bins.of(confidence, is_right), Bins.of(confidence[near], is_right[near])]
-
-
-def expected_calibration_error(
-    confidence: NDArray[np.float64], is_right: NDArray[np.bool_], bins: int = BINS
-) -> float:
-    """Return the error of N decisions, both (N,); 0 of no decisions."""
-    return Bins.of(confidence, is_right, bins).error or 0.0

@@ -245,19 +245,19 @@ def start_run(
     return tracker
 
 
-def find_run(experiment: str, tag: str, value: str) -> str:
-    """Return the id of the newest run of an experiment that has this tag, "" for none or for no store."""
+def find_run(**tags: str) -> tuple[str, str]:
+    """Return id and experiment of the newest run with these `medseg.` tags; "" where there is none."""
     place.prepare_mlflow()
     from mlflow.tracking import MlflowClient
 
     try:
         client = MlflowClient(place.find_store())
-        known = client.get_experiment_by_name(experiment)
-        where = f"tags.`{tag}` = '{value}'"
-        runs = client.search_runs([known.experiment_id], where, max_results=1) if known else []
+        names = {one.experiment_id: one.name for one in client.search_experiments()}
+        where = " and ".join(f"tags.`medseg.{tag}` = '{value}'" for tag, value in tags.items())
+        runs = client.search_runs(list(names), where, max_results=1)
     except list_failures():
-        return ""
-    return str(runs[0].info.run_id) if runs else ""
+        return "", ""
+    return (str(runs[0].info.run_id), str(names[runs[0].info.experiment_id])) if runs else ("", "")
 
 
 def _open(tracker: Tracker, store: str, wanted: Wanted) -> None:

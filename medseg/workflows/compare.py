@@ -163,7 +163,9 @@ def pair(a: Scores, b: Scores, *, metric: str, seed: int) -> Comparison:
         "measure": word_measure(metric),
         "n_cases": len(table[MEAN]),
         "n_patients": len({patients[case] for case in table[MEAN]}),
-        "patients": "as the check noted them" if known else "not known: every case counts as one",
+        "patients": "as the run or the table of groups names them"
+        if known
+        else "not known: every case counts as one",
         "references": references,
         "left_out": {
             "cases_of_a": sorted(a.values.keys() - b.values.keys()),

@@ -97,11 +97,23 @@ def evaluate(
             advance(names[index])
     known = cohort or Cohort()
     summary = summarise(scores, patients=known.patients, groups=known.groups)
-    columns = ("id", "label", "name", "state", *scores.value_names)
-    write_csv(out / "cases.csv", iterate_rows(scores), columns)
+    columns, table = ["id", "label", "name", "state", *scores.value_names], iterate_rows(scores)
+    if known.patients:
+        columns.insert(1, "patient")
+        numbers = number_patients(scores.ids, known.patients)
+        table = ({**row, "patient": numbers.get(row["id"], "")} for row in table)
+    write_csv(out / "cases.csv", table, columns)
     write_json(out / "metrics.json", summary)
     report.extra["metrics"] = summary
     return scores
+
+
+def number_patients(ids: Sequence[str], patients: Mapping[str, str]) -> dict[str, str]:
+    """Return case id -> p1, p2, ...: which cases are of one patient, and not of whom."""
+    numbers: dict[str, str] = {}
+    return {
+        name: numbers.setdefault(patients[name], f"p{len(numbers) + 1}") for name in ids if patients.get(name)
+    }
 
 
 @dataclass(frozen=True)

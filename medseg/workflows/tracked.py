@@ -25,7 +25,7 @@ from medseg.inference.restore import restore_image
 from medseg.io import read_labels
 from medseg.metrics import CaseMetrics, rows
 from medseg.tracking.overlay import draw_overlay, pick_cases
-from medseg.tracking.store import Tracker, start_run
+from medseg.tracking.store import Tracker, find_run, start_run
 from medseg.workflows.figures import draw_figures
 from medseg.workflows.model_folder import write_model
 from medseg.workflows.report import Report
@@ -108,12 +108,17 @@ def _hash_cases(folder: RunFolder, ids: Sequence[str]) -> str:
     return sha256_of([folder.case(name).entry["key"] for name in ids])
 
 
+def find_maker(model_sha256: str) -> tuple[str, str]:
+    """Return id and experiment of the run that made a model, ("", "") where none did."""
+    return find_run(kind="run", model_sha256=model_sha256)
+
+
 def write_results(config: Config, folder: RunFolder, cases: Sequence[CaseMetrics], report: Report) -> None:
     """Write the model card, overlays and plots."""
     scores = [word_scores(key, row) for key, row in list_scores(report)]
     write_model(config, folder, {}, scores=scores)
     draw_overlays(config, folder, cases)
-    draw_figures(config, folder, cases)
+    draw_figures(config, folder, cases, report.extra)
 
 
 def list_scores(report: Report) -> list[tuple[str, dict[str, Any]]]:
@@ -127,13 +132,9 @@ def track_results(folder: RunFolder, cases: Sequence[CaseMetrics], report: Repor
     """Log what a finished run is worth, its pictures, its page and what it was made with."""
     if not tracker.is_on:
         return
-    # "whole_cases" sorts behind "train" and "val": the charts over epochs come first in MLflow.
-    tracker.log_metrics(
-        {f"whole_cases/{name}": value for name, value in _numbers(report.extra["metrics"]["mean"]).items()}
-    )
-    for _, row in list_scores(report):
-        numbers = _numbers(row).items()
-        tracker.log_metrics({f"whole_cases/{row['name']}/{name}": value for name, value in numbers})
+    log_scores(
+        tracker, report, "whole_cases"
+    )  # sorts behind "train" and "val": charts over epochs come first
     tracker.log_metrics(
         {f"trust/{name}": value for name, value in _numbers(report.extra.get("trust", {})).items()}
     )
@@ -147,6 +148,14 @@ def track_results(folder: RunFolder, cases: Sequence[CaseMetrics], report: Repor
         tracker.log_artifact(path, "plots")
     for path in sorted((folder.evaluation / "overlays").glob("*.png")):
         tracker.log_artifact(path, "overlays")
+
+
+def log_scores(tracker: Tracker, report: Report, group: str) -> None:
+    """Log the means over cases, of all labels together and of each label and region."""
+    rows = {"": report.extra["metrics"]["mean"]}
+    rows |= {f"{row['name']}/": row for _, row in list_scores(report)}
+    for name, row in rows.items():
+        tracker.log_metrics({f"{group}/{name}{key}": value for key, value in _numbers(row).items()})
 
 
 def word_scores(label: str, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 from medseg import __version__
 from medseg.core.files import read_if_whole
 from medseg.inference.model import TrainedModel
-from medseg.tracking.store import find_run, start_run
+from medseg.tracking.store import start_run
 from medseg.workflows.report import CaseResult, Report
-from medseg.workflows.tracked import MODEL
+from medseg.workflows.tracked import MODEL, find_maker
 
 
 def track_infer(report: Report, model: TrainedModel, out: Path) -> None:
@@ -21,7 +21,7 @@ def track_infer(report: Report, model: TrainedModel, out: Path) -> None:
         "infer",
         params={"infer": model.infer.model_dump(mode="json")},
         tags={"medseg.version": __version__, "medseg.kind": "infer", MODEL: model.sha256},
-        parent_id=find_run(model.name, MODEL, model.sha256),
+        parent_id=find_maker(model.sha256)[0],
     )
     rows = [describe_case(case, out) for case in report.cases]
     counts = Counter(case.status for case in report.cases)

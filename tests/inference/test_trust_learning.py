@@ -26,7 +26,7 @@ from medseg.inference.trust.quality import (
     from_logit,
     to_logit,
 )
-from medseg.metrics.calibration import expected_calibration_error
+from medseg.metrics.calibration import Bins
 
 ONES = np.ones(9)
 NINE = np.arange(1.0, 10.0)[::-1].copy()
@@ -36,17 +36,17 @@ def test_the_calibration_error_of_four_voxels():
     confidence = np.array([0.9, 0.9, 0.6, 0.6])
     is_right = np.array([True, False, True, True])
     # Two bins: |1 / 2 - 0.9| = 0.4 and |1 - 0.6| = 0.4, half of the voxels each.
-    assert expected_calibration_error(confidence, is_right) == pytest.approx(0.4)
+    assert Bins.of(confidence, is_right).error == pytest.approx(0.4)
 
 
 def test_errors_of_opposite_sign_cancel_within_a_bin_only():
-    one_bin = expected_calibration_error(np.array([0.5, 0.5]), np.array([True, False]))
-    two_bins = expected_calibration_error(np.array([0.5, 0.6]), np.array([True, False]))
+    one_bin = Bins.of(np.array([0.5, 0.5]), np.array([True, False])).error
+    two_bins = Bins.of(np.array([0.5, 0.6]), np.array([True, False])).error
     assert one_bin == 0 and two_bins == pytest.approx(0.55)
 
 
 def test_no_decision_has_no_calibration_error():
-    assert expected_calibration_error(np.empty(0), np.empty(0, bool)) == 0
+    assert Bins.of(np.empty(0), np.empty(0, bool)).error is None
 
 
 @pytest.mark.parametrize("known", [0.5, 1.0, 3.0])
@@ -59,7 +59,7 @@ def test_the_temperature_recovers_a_known_over_confidence(known: float):
     (found,) = fit_temperatures(honest * known, truth, is_regions=False)
     assert found == pytest.approx(known, rel=0.08)
     before, after = (
-        expected_calibration_error(*measure_calibration(honest * known, truth, t, is_regions=False))
+        Bins.of(*measure_calibration(honest * known, truth, t, is_regions=False)).error or 0.0
         for t in ((1.0,), (found,))
     )
     assert after < (before if known != 1 else 0.03)

@@ -199,7 +199,7 @@ def test_runs_are_compared_on_the_same_voxels(tmp_path):
     found = find(write_run(tmp_path / "a", A), write_run(tmp_path / "b", B))
 
     assert found["references"] == "the same voxels"
-    assert found["patients"] == "as the check noted them"
+    assert found["patients"] == "as the run or the table of groups names them"
 
 
 def test_evaluations_are_compared_on_the_same_volumes(tmp_path):

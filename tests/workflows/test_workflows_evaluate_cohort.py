@@ -50,6 +50,15 @@ def test_found_labels_and_listed_ones_give_one_table(folders, tmp_path: Path):
         assert (tmp_path / "found" / name).read_bytes() == (tmp_path / "listed" / name).read_bytes()
 
 
+def test_cases_of_one_patient_have_one_number(folders, tmp_path: Path):
+    table = tmp_path / "groups.csv"
+    table.write_text("id,patient\n" + "".join(f"{name},Smith{int(name[1]) // 2}\n" for name in NAMES[:6]))
+    evaluate(folders, tmp_path / "OUT", "--groups", table, "--labels", "1")
+    assert [row["patient"] for row in read(tmp_path / "OUT")] == ["p1", "p1", "p2", "p2", "p3", "p3", ""]
+    evaluate(folders, tmp_path / "bare", "--labels", "1")
+    assert "patient" not in read(tmp_path / "bare")[0]
+
+
 def test_workers_change_nothing(folders, tmp_path: Path):
     evaluate(folders, tmp_path / "one")
     evaluate(folders, tmp_path / "two", "--workers", "2")

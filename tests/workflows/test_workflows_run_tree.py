@@ -24,7 +24,7 @@ def held_out(tiny_run: Path) -> list[str]:
     return json.loads((tiny_run / "splits.json").read_text())["folds"][0]
 
 
-PLOTS = ("dice", "dice_by_size", "nsd", "training", "volumes")
+PLOTS = ("confusion", "dice", "dice_by_size", "nsd", "training", "volumes")
 
 
 def read(path: Path) -> dict:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.core.files import read_json
+from medseg.core.files import read_json, write_json
 from medseg.data.store import StoredCase
 from medseg.tracking.place import find_store, prepare_mlflow
 from medseg.tracking.store import Tracker, find_run
@@ -17,6 +17,7 @@ from medseg.workflows.look import Look
 from medseg.workflows.report import CaseResult
 from medseg.workflows.run_folder import RunFolder
 from medseg.workflows.tracked import closing, word_scores
+from medseg.workflows.tracked_evaluate import find_model
 from medseg.workflows.tracked_infer import describe_case
 from tests.tiny import IDS, document, medseg
 
@@ -194,6 +195,42 @@ def test_an_infer_run_lies_below_the_run_that_made_its_model(
     assert row["id"] == IDS[0] and any(name.endswith(" ml") for name in row)
 
 
+def test_a_second_infer_lies_below_the_run_that_made_its_model_too(
+    client: Any, parent: Any, tiny_run: Path, tiny_cohort: Path, tmp_path: Path
+):
+    scan, runs = tiny_cohort / f"imagesTr/{IDS[0]}.nii.gz", []
+    for out in ("A", "B"):
+        result = medseg("infer", scan, "-m", tiny_run, "-o", tmp_path / out, "--tracking", "--json")
+        runs.append(client.get_run(document(result)["mlflow"]["run_id"]))
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {parent.info.run_id}
+
+
+def test_an_evaluate_run_lies_below_the_run_that_made_the_masks_model(
+    client: Any, parent: Any, tiny_run: Path, tiny_cohort: Path, tmp_path: Path
+):
+    scans = [tiny_cohort / f"imagesTr/{name}.nii.gz" for name in IDS[:2]]
+    masks, out = tmp_path / "masks", tmp_path / "OUT"
+    assert medseg("infer", *scans, "-m", tiny_run, "-o", masks).exit_code == 0
+    words = ("evaluate", tiny_cohort / "labelsTr", masks, "-o", out, "--tracking", "--plots", "--json")
+    said = document(medseg(*words))
+    found = client.get_run(said["mlflow"]["run_id"])
+    assert found.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert found.data.metrics["evaluate/dice"] == said["metrics"]["mean"]["dice"]
+    assert found.inputs.dataset_inputs[0].dataset.name == "references"
+    logged = {one.path for one in client.list_artifacts(found.info.run_id)}
+    assert logged == {"cases.json", "metrics.json", "plots"}
+
+
+def test_masks_of_several_or_unknown_models_have_no_run_above_them(tmp_path: Path):
+    paths = {name: (tmp_path / "r.nii.gz", tmp_path / f"{name}.nii.gz") for name in ("a", "b")}
+    assert find_model(paths) == ""
+    for name, sha256 in (("a", "0" * 64), ("b", "1" * 64)):
+        write_json(tmp_path / f"{name}.json", {"model_sha256": sha256})
+    assert find_model(paths) == "" and find_model({"a": paths["a"]}) == "0" * 64
+    write_json(tmp_path / "a.json", {"model_sha256": "' or tags.a = '"})
+    assert find_model({"a": paths["a"]}) == ""
+
+
 def test_infer_tracks_nothing_unless_asked(tiny_run: Path, tiny_cohort: Path, tmp_path: Path):
     scan = tiny_cohort / f"imagesTr/{IDS[0]}.nii.gz"
     result = medseg("infer", scan, "-m", tiny_run, "-o", tmp_path / "OUT", "--json")
@@ -208,11 +245,11 @@ def test_a_verdict_of_trust_is_a_column_with_its_reasons(tmp_path: Path):
 
 def test_without_a_store_there_is_no_run_to_find(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none/mlflow.db")
-    assert find_run("any", "a", "b") == ""
+    assert find_run(kind="run") == ("", "")
 
 
 def test_the_figures_of_a_run_are_with_it(client: Any, parent: Any, tiny_run: Path):
-    names = {"dice", "nsd", "dice_by_size", "volumes", "training"}
+    names = {"dice", "nsd", "dice_by_size", "volumes", "confusion", "training"}
     logged = {Path(one.path).name for one in client.list_artifacts(parent.info.run_id, "plots")}
     there = {path.name for path in (tiny_run / "evaluation/plots").iterdir()}
     assert logged == there == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}

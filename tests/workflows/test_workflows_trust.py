@@ -58,6 +58,17 @@ def test_the_report_says_how_well_it_works(calibrated: Path):
     assert figures["cases"] == 6 and 0 <= figures["ece_after"] <= 1
 
 
+def test_the_reliability_bins_sum_up_to_the_calibration_error(calibrated: Path):
+    figures = json.loads((calibrated / "trust.json").read_text())["figures"]
+    filled = [one for one in figures["bins"] if one["n"]]
+    gaps = [one["n"] * abs(one["accuracy"] - one["confidence"]) for one in filled]
+    error = sum(gaps) / sum(one["n"] for one in filled)
+    assert error == pytest.approx(figures["ece_after"], abs=1e-5)
+    assert {"reliability.png", "reliability.svg"} <= {
+        path.name for path in (calibrated / "evaluation" / "plots").iterdir()
+    }
+
+
 def test_the_model_holds_it_without_a_case_id_and_says_so(calibrated: Path):
     text = (calibrated / "model/trust.json").read_text()
     assert text == (calibrated / "trust.json").read_text() and not any(name in text for name in IDS)

@@ -6,7 +6,7 @@ trust.json holds numbers without an order that tells which case is which, and no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from medseg.inference.trust.outlier import Outlier, fit_outlier
 from medseg.inference.trust.quality import LEVEL
 from medseg.inference.trust.structure import Structure, check_intervals, fit_structures
 from medseg.inference.trust.witness import Witness
-from medseg.metrics.calibration import expected_calibration_error
+from medseg.metrics.calibration import Bins
+from medseg.metrics.columns import round_numbers
 
 SCHEMA = 1
 Decided = tuple[NDArray[np.float64], NDArray[np.bool_]]  # confidences, and whether they were right
@@ -32,7 +33,10 @@ Decided = tuple[NDArray[np.float64], NDArray[np.bool_]]  # confidences, and whet
 
 @dataclass(frozen=True)
 class Figures:
-    """How well it works, on cases that had no say: for each part all is fitted on the other parts."""
+    """How well it works, on cases that had no say: for each part all is fitted on the other parts.
+
+    `bins` are those of a reliability diagram, of calibrated confidences in sampled voxels (`sample.Sampler`).
+    """
 
     cases: int
     patients: int
@@ -40,6 +44,7 @@ class Figures:
     ece_after: float
     dice_coverage: float | None
     volume_coverage: float | None
+    bins: list[dict[str, float | None]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -129,11 +134,15 @@ def measure_figures(witnesses: Sequence[Witness], names: Sequence[str], *, is_re
         for witness in own:
             for name, found in check_intervals(structures, witness).items():
                 inside[name] += found
+    calibrated = _sort(after)
     return Figures(
-        len(witnesses),
-        len({witness.patient for witness in witnesses}),
-        *(_error(decided) for decided in (before, after)),
-        *(_mean(inside[name]) for name in ("dice", "volume")),
+        cases=len(witnesses),
+        patients=len({witness.patient for witness in witnesses}),
+        ece_before=round(_sort(before).error or 0.0, 6),
+        ece_after=round(calibrated.error or 0.0, 6),
+        dice_coverage=_mean(inside["dice"]),
+        volume_coverage=_mean(inside["volume"]),
+        bins=round_numbers(calibrated.to_json()),
     )
 
 
@@ -149,9 +158,9 @@ def _decide(witnesses: Sequence[Witness], temperatures: Sequence[float], *, is_r
     return measure_calibration(logits, truth, temperatures, is_regions=is_regions)
 
 
-def _error(decided: Sequence[Decided]) -> float:
+def _sort(decided: Sequence[Decided]) -> Bins:
     confidence, is_right = (np.concatenate(column) for column in zip(*decided))
-    return round(expected_calibration_error(confidence, is_right), 6)
+    return Bins.of(confidence, is_right)
 
 
 def _mean(values: Sequence[bool]) -> float | None:

@@ -1,0 +1,62 @@
+"""What MLflow gets of an `evaluate`: a run below the one that made the masks' model, where that is known."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from medseg import __version__
+from medseg.core.files import read_if_whole, sha256_of, sha256_of_file, to_json
+from medseg.metrics import Scores, rows
+from medseg.tracking.store import start_run
+from medseg.workflows.pairs import Pairs
+from medseg.workflows.report import Report
+from medseg.workflows.tracked import MODEL, find_maker, log_scores
+
+SHA256 = re.compile(r"[0-9a-f]{64}")  # a sidecar may say anything
+ALONE = "evaluate"  # the experiment of masks whose model no run made
+
+
+def track_evaluation(report: Report, scores: Scores, pairs: Pairs, plots: Iterable[Path] = ()) -> None:
+    """Log scores with their definitions, a row per case and label, and the figures.
+
+    Args:
+        report: Its "metrics"; gets "mlflow".
+        scores: Of the cases.
+        pairs: Id -> (reference, predicted).
+        plots: Files to go along.
+    """
+    model = find_model(pairs)
+    parent, experiment = find_maker(model) if model else ("", "")
+    metrics = report.extra["metrics"]
+    tags = {"medseg.version": __version__, "medseg.kind": "evaluate", **({MODEL: model} if model else {})}
+    tracker = start_run(
+        experiment or ALONE,
+        "evaluate",
+        params={"metrics": metrics["definitions"]["options"]},
+        tags=tags,
+        columns=("evaluate/dice",),
+        parent_id=parent,
+    )
+    if tracker.is_on:
+        digest = sha256_of([sha256_of_file(reference) for _, (reference, _) in sorted(pairs.items())])
+        tracker.log_dataset("references", digest, {"cases": len(pairs)}, "evaluation")
+    log_scores(tracker, report, "evaluate")
+    tracker.log_table(rows(scores), "cases.json")
+    tracker.log_content(to_json(metrics), "metrics.json")
+    for path in plots:
+        tracker.log_artifact(path, "plots")
+    tracker.end()
+    if tracker.url:
+        report.mlflow = {"run_id": tracker.run_id, "url": tracker.url}
+
+
+def find_model(pairs: Pairs) -> str:
+    """Return the hash of the model that made all masks, as their sidecars say; "" where that is not one."""
+    sidecars: list[dict[str, Any]] = [
+        read_if_whole(predicted.with_name(f"{name}.json")) for name, (_, predicted) in pairs.items()
+    ]
+    models = {str(sidecar.get("model_sha256", "")) for sidecar in sidecars}
+    return models.pop() if len(models) == 1 and all(map(SHA256.fullmatch, models)) else ""
