@@ -101,7 +101,7 @@ def test_none_is_in_anything_that_was_stored_or_printed_as_json(left: list[tuple
 
 def test_what_was_searched_holds_the_runs_their_tables_and_their_pictures(left: list[tuple[str, bytes]]):
     names = [name for name, _ in left]
-    assert {"mlflow.db", "cases.json", "worst.png", "history.csv", "MODEL_CARD.md"} <= set(names)
+    assert {"mlflow.db", "cases.json", "worst.png", "review.html", "MODEL_CARD.md"} <= set(names)
     assert names.count("cases.json") == 2  # of the run and of infer
 
 
