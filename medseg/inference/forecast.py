@@ -24,8 +24,8 @@ from medseg.inference.layers import BLOCK
 from medseg.inference.way import Way
 
 if TYPE_CHECKING:
-    from medseg.inference.model import TrainedModel
     from medseg.inference.segment import Segmenter
+    from medseg.inference.trained import TrainedModel
 
 WindowsMb = Callable[[int], float]
 

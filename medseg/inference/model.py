@@ -11,13 +11,11 @@ SHA256SUMS                    checked before anything is loaded
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from medseg.core.errors import CheckpointError, DataError
@@ -30,73 +28,23 @@ from medseg.core.files import (
     write_json,
     write_text,
 )
-from medseg.core.geometry import Geometry
 from medseg.core.settings import Builder
-from medseg.core.volume import Volume, canonical_axes, grid_on_axes
 from medseg.data.loading import class_values
 from medseg.data.plan import Plan
-from medseg.data.preprocess import Placement, preprocess_image, preprocessing_key, target_shape
+from medseg.data.preprocess import preprocessing_key
 from medseg.data.settings import Data
-from medseg.inference.locator import FILES, Locator, load_locator
+from medseg.inference.bundle.load import is_bundle, load_bundle
+from medseg.inference.locator import FILES, load_locator
 from medseg.inference.network import build_network
+from medseg.inference.nnunet.folder import find_results
+from medseg.inference.nnunet.load import load_results
 from medseg.inference.settings import Infer
-from medseg.inference.trust.fit import Trust, load_trust
-
-
-class Prepare(Protocol):
-    """Preprocessing of models of other software."""
-
-    def __call__(self, volume: Volume) -> tuple[NDArray[Any], Placement]:
-        """Return the (C, I, J, K) array that the networks take, and how to get back."""
-
-    def grid_shape(self, geometry: Geometry) -> Triple:
-        """Return the (I, J, K) that a scan will have; cropping, which no header tells of, aside."""
-
-
-Triple = tuple[int, int, int]
-Blend = Callable[[Triple], torch.Tensor]  # window -> weights of its voxels
+from medseg.inference.trained import TrainedModel
+from medseg.inference.trust.fit import load_trust
 
 SCHEMA = 1
 SUMS = "SHA256SUMS"
 TRUST = "trust.json"
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model in memory, in eval mode."""
-
-    name: str
-    data: Data
-    plan: Plan
-    infer: Infer
-    networks: tuple[nn.Module, ...]
-    sha256: str
-    networks_sha256: str  # the same without how it is applied, which may be decided later
-    prepare: Prepare | None = None  # preprocessing of models of other software
-    blend: Blend | None = None  # how windows are weighed, where that is not `gaussian_weights`
-    previous: TrainedModel | None = None  # its mask, one channel a label, is an input of this one
-    trust: Trust | None = None  # None until calibrated
-    locator: Locator | None = None
-
-    @property
-    def n_inputs(self) -> int:
-        """Channels that the networks take: those of the image, and of a mask."""
-        return len(self.data.channels) + (len(self.previous.data.labels) if self.previous else 0)
-
-    def preprocess(self, volume: Volume) -> tuple[NDArray[Any], Placement]:
-        """Return the (C, I, J, K) array that the networks take, and how to get back."""
-        if self.prepare is None:
-            return preprocess_image(volume, self.plan)
-        return self.prepare(volume)
-
-    def grid_shape(self, geometry: Geometry) -> Triple:
-        """Return the (I, J, K) of a preprocessed scan, at most: cropping is not known from a header."""
-        if self.prepare is not None:
-            return self.prepare.grid_shape(geometry)
-        canonical, spacing_mm = grid_on_axes(geometry, canonical_axes(geometry)), self.plan.spacing_mm
-        if self.plan.dims == 2:
-            spacing_mm = (*spacing_mm[:2], canonical.spacing_mm[2])
-        return target_shape(canonical, spacing_mm)
 
 
 def save_model(
@@ -230,11 +178,6 @@ def hash_model(folder: Path, files: Sequence[Path] | None = None) -> tuple[str, 
 
 def _load_foreign(path: Path, device: torch.device, folds: Sequence[int] | None) -> TrainedModel | None:
     """Load a model of other software; None where the path names none."""
-    # Those make models, so they import this module.
-    from medseg.inference.bundle.load import is_bundle, load_bundle
-    from medseg.inference.nnunet.folder import find_results
-    from medseg.inference.nnunet.load import load_results
-
     if is_bundle(path):
         return load_bundle(path, device)
     results = find_results(path)

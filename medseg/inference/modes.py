@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medseg.core.errors import ConfigError
 from medseg.core.select import suggest
-from medseg.inference.model import TrainedModel
+from medseg.inference.trained import TrainedModel
 from medseg.inference.windows import Box, find_content
 
 

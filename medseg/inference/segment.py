@@ -19,12 +19,12 @@ from medseg.data.preprocess import Placement
 from medseg.inference.backends.choose import choose_backend
 from medseg.inference.export import Exporter, Mask, Probabilities
 from medseg.inference.head import Head, split_head
-from medseg.inference.model import TrainedModel
 from medseg.inference.network import small_window
 from medseg.inference.predict import Ensemble, Slab, collect, stream_logits
 from medseg.inference.refine import REFINE, apply_refine
 from medseg.inference.rolling import Rolling
 from medseg.inference.settings import Infer
+from medseg.inference.trained import TrainedModel
 from medseg.inference.way import Way
 from medseg.inference.windows import Box, WindowPlan, gaussian_weights, plan_windows
 from medseg.postprocess import POSTPROCESS, apply

@@ -33,7 +33,8 @@ from medseg.inference.backends.convert import (
     to_torchscript,
     tracing,
 )
-from medseg.inference.model import SUMS, TrainedModel, find_model, load_model
+from medseg.inference.model import SUMS, find_model, load_model
+from medseg.inference.trained import TrainedModel
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.runner.cleanup import STEPS
 from medseg.workflows.runner.network import load_network

@@ -22,8 +22,8 @@ from medseg.data.sampling import weigh_cases
 from medseg.data.settings import Data
 from medseg.data.store import StoredCase
 from medseg.data.worklog import Worklog
-from medseg.inference.model import TrainedModel
 from medseg.inference.network import build_network
+from medseg.inference.trained import TrainedModel
 from medseg.losses import LOSSES, deep_supervised, per_region
 from medseg.train.loop import Job, Validate
 from medseg.train.memory import checkpoint_blocks

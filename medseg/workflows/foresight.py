@@ -10,8 +10,8 @@ from medseg.core.errors import MedsegError
 from medseg.data.cases import Case
 from medseg.data.loading import load_image
 from medseg.inference.forecast import Forecast, Job, choose_way, make_job, measure_windows
-from medseg.inference.model import TrainedModel
 from medseg.inference.segment import Segmenter
+from medseg.inference.trained import TrainedModel
 from medseg.inference.windows import plan_windows
 from medseg.io import read_geometry, read_voxel_bytes
 from medseg.workflows.machine import find_memory

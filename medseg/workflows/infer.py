@@ -15,10 +15,11 @@ from medseg.data.cases import Case, pseudonymize, read_key
 from medseg.data.inputs import find_inputs
 from medseg.data.studies import Wanted
 from medseg.inference.backends.choose import AUTO
-from medseg.inference.model import TrainedModel, load_model
+from medseg.inference.model import load_model
 from medseg.inference.modes import apply_mode, describe_effort, find_box
 from medseg.inference.network import choose_device
 from medseg.inference.segment import Segmenter
+from medseg.inference.trained import TrainedModel
 from medseg.inference.trust.watch import count_members
 from medseg.workflows.foresight import TOO_LARGE, Foresight, count_windows
 from medseg.workflows.overlap import run_stages

@@ -12,7 +12,7 @@ from medseg.core.errors import FormatError
 from medseg.core.volume import Labels
 from medseg.data.cases import Case
 from medseg.data.settings import Data
-from medseg.inference.model import TrainedModel
+from medseg.inference.trained import TrainedModel
 from medseg.io import mask_suffix, write_labels
 from medseg.workflows.sidecar import measure
 from medseg.workflows.to_dicom import OBJECTS

@@ -19,8 +19,8 @@ from medseg.data.checks import hash_files, require_unchanged
 from medseg.data.loading import load_image, tell_notes
 from medseg.data.preprocess import Placement
 from medseg.inference.backends.choose import AUTO
-from medseg.inference.model import TrainedModel
 from medseg.inference.segment import Segmenter
+from medseg.inference.trained import TrainedModel
 from medseg.inference.trust.maps import Maps
 from medseg.inference.trust.watch import Watch, count_members
 from medseg.inference.way import Way

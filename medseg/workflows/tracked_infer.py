@@ -8,7 +8,7 @@ from typing import Any
 
 from medseg import __version__
 from medseg.core.files import read_if_whole
-from medseg.inference.model import TrainedModel
+from medseg.inference.trained import TrainedModel
 from medseg.tracking.store import start_run
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.tracked import MODEL, find_maker

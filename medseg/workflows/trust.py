@@ -18,7 +18,7 @@ from medseg.data.loading import region_classes
 from medseg.data.preprocess import Placement
 from medseg.data.settings import Data
 from medseg.data.store import StoredCase
-from medseg.inference.model import TrainedModel
+from medseg.inference.trained import TrainedModel
 from medseg.inference.trust.fit import Trust, fit_trust, load_trust
 from medseg.inference.trust.image import name_features
 from medseg.inference.trust.observer import Slab

@@ -15,9 +15,9 @@ from medseg.inference.locator import (
     shrink,
     widen,
 )
-from medseg.inference.model import TrainedModel
 from medseg.inference.modes import MODES, apply_mode, describe_effort, find_box
 from medseg.inference.settings import Infer
+from medseg.inference.trained import TrainedModel
 from tests.builders import make_plan
 
 SPACING_MM = (1.5, 1.5, 3.0)

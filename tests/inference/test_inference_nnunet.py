@@ -12,9 +12,10 @@ from torch.nn import functional
 from medseg.core.errors import CheckpointError
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Volume
-from medseg.inference.model import TrainedModel, load_model
+from medseg.inference.model import load_model
 from medseg.inference.nnunet.blending import FLOOR, blend_weights
 from medseg.inference.segment import Segmenter
+from medseg.inference.trained import TrainedModel
 from medseg.io import read_labels, write_volume
 from medseg.workflows.infer import infer
 from medseg.workflows.progress import Progress

@@ -20,10 +20,10 @@ from medseg.data.plan import Normalization
 from medseg.data.preprocess import preprocess_image
 from medseg.data.resample import choose_orders, spline_matrix
 from medseg.data.settings import Region
-from medseg.inference.model import TrainedModel
 from medseg.inference.network import build_network
 from medseg.inference.segment import Segmenter
 from medseg.inference.settings import Infer
+from medseg.inference.trained import TrainedModel
 from medseg.io import write_volume
 from medseg.postprocess import POSTPROCESS
 from medseg.workflows.export import describe_pipeline

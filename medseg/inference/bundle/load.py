@@ -16,9 +16,9 @@ from medseg.inference.bundle.config import Tree, find, read_literal, refuse, tar
 from medseg.inference.bundle.network import build_network, load_weights
 from medseg.inference.bundle.transforms import Preparation, read_preparation
 from medseg.inference.damage import damaged, read_tree
-from medseg.inference.model import TrainedModel
 from medseg.inference.nnunet.unpickle import load_checkpoint
 from medseg.inference.settings import Infer
+from medseg.inference.trained import TrainedModel
 
 METADATA, WEIGHTS = "configs/metadata.json", "models/model.pt"
 OVERLAP = 0.25  # MONAI's default

@@ -12,7 +12,6 @@ from medseg.core.files import sha256_of, sha256_of_file
 from medseg.data.plan import Normalization, Plan
 from medseg.data.settings import Data
 from medseg.inference.damage import damaged, read_tree
-from medseg.inference.model import TrainedModel
 from medseg.inference.nnunet.blending import blend_weights
 from medseg.inference.nnunet.folder import Results
 from medseg.inference.nnunet.intensities import CT_PROPERTIES, SCHEMES, Scheme
@@ -22,6 +21,7 @@ from medseg.inference.nnunet.plans import Configuration, Plans, read_plans, refu
 from medseg.inference.nnunet.preparation import Preparation
 from medseg.inference.nnunet.unpickle import load_checkpoint
 from medseg.inference.settings import Infer
+from medseg.inference.trained import TrainedModel
 
 
 def load_results(results: Results, device: torch.device, folds: Sequence[int] | None = None) -> TrainedModel:

@@ -25,8 +25,8 @@ from medseg.inference.nnunet.plans import READERS
 from medseg.inference.nnunet.resampling import Resampling
 
 if TYPE_CHECKING:
-    from medseg.inference.model import TrainedModel
     from medseg.inference.segment import Segmenter
+    from medseg.inference.trained import TrainedModel
 
 Triple = tuple[int, int, int]
 OUTSIDE = -1

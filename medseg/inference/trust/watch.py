@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medseg.data.loading import output_names
 from medseg.data.preprocess import Placement
 from medseg.data.settings import Data
-from medseg.inference.model import TrainedModel
+from medseg.inference.trained import TrainedModel
 from medseg.inference.trust.image import describe_image
 from medseg.inference.trust.maps import Maps
 from medseg.inference.trust.observer import Observer, Slab
