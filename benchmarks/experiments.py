@@ -86,7 +86,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "Dice + focal": {"loss.name": "dice_focal"},
     "Dice + CE": {"loss.name": "dice_ce"},
 }
-SIDES = ("medseg", "nnunet-own", "nnunet-scaled")
+# nnU-Net's, by side; a plan of {} leaves its own as it is.
+RECIPES: dict[str, Tree] = {
+    "nnunet-own": {"version": "2.8.1", "scaled": False, "mirror": True, "bf16": False, "plan": {}},
+    "nnunet-scaled": {
+        "version": "2.8.1",
+        "scaled": True,
+        "mirror": False,
+        "bf16": True,
+        "plan": {"features": [16, 32, 64, 128], "batch_size": 2},
+    },
+}
+SIDES = ("medseg", *RECIPES)
 QUALITY_TARGETS = {2400: 0.872, 960: 0.866}  # mean held-out Dice
 PEER_BUDGETS = (600, 1200, 2400)
 TASK_TARGETS = {NUCLEI: 0.92, SARCOMA: 0.75}
@@ -170,8 +181,6 @@ def describe(experiment: Experiment) -> Tree:
     }
     if experiment.side == "medseg":
         return {**common, "config": resolve(experiment)}
-    from nnunet_side import RECIPES
-
     return {**common, "config": RECIPES[experiment.side]}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import calibration
 import nnunet_env
-from experiments import Experiment, Tree, pipeline_file
+from experiments import RECIPES, Experiment, Tree, pipeline_file
 from medseg_side import Failed, environment, find_data, last_words, note_commit, read, read_evaluation, write
 from preprocess import convert, nnunet_command
 from process_tree import Meter
@@ -28,17 +28,6 @@ ENVIRONMENT = nnunet_env.DEFAULT
 DATASET, CONFIGURATION = "Dataset004_Hippocampus", "3d_fullres"
 CHILD = Path(__file__).with_name("nnunet_child.py")
 LABELS = {"1": "anterior", "2": "posterior"}
-# {} leaves its plan as it is.
-RECIPES: dict[str, Tree] = {
-    "nnunet-own": {"version": "2.8.1", "scaled": False, "mirror": True, "bf16": False, "plan": {}},
-    "nnunet-scaled": {
-        "version": "2.8.1",
-        "scaled": True,
-        "mirror": False,
-        "bf16": True,
-        "plan": {"features": [16, 32, 64, 128], "batch_size": 2},
-    },
-}
 
 
 def run(experiment: Experiment, work: Path, calibrations: Path, goes_on: Goes) -> Tree:
