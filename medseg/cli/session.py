@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 STARTED: list[str] = []
 """Verbs whose arguments were understood: they print their own JSON document."""
 
+MAX_TOLD = 20  # bad cases of one code on stderr
 NO_SPACE, READ_ONLY = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}, errno.EROFS
 
 
@@ -102,8 +104,15 @@ def _explain(error: Exception) -> MedsegError | None:
 
 
 def _finish(report: Report, *, as_json: bool, quiet: bool, code: int) -> None:
+    told = Counter[str]()
     for case in report.bad_cases:
-        print_error(case.id, case.code or "FAILED", case.message or "", case.hint or "")
+        why = case.code or "FAILED"
+        told[why] += 1
+        if told[why] <= MAX_TOLD:
+            print_error(case.id, why, case.message or "", case.hint or "")
+    for why, count in told.items():
+        if count > MAX_TOLD:
+            print(f"{why}: {count - MAX_TOLD} more cases; --json lists all", file=sys.stderr)
     if not quiet:
         for case in report.cases:
             for warning, message in case.warnings:

@@ -79,7 +79,7 @@ def pair_files(reference: Path, predicted: Path, report: Report) -> Pairs:
             )
     references = _index(list_images(reference))
     masks = _index([path for path in list_images(predicted) if not stem(path).endswith("_prob")])
-    for name in references.keys() - masks.keys():
+    for name in sorted(references.keys() - masks.keys()):
         report.add(CaseResult(name, "rejected", "PREDICTION_MISSING", NO_PARTNER, "predict it too"))
     pairs = {name: (references[name], masks[name]) for name in sorted(references.keys() & masks.keys())}
     if not pairs:

@@ -49,6 +49,21 @@ def test_an_error_is_two_lines_on_stderr(capsys: pytest.CaptureFixture[str]):
     assert captured.err == "GAP scan: 3 slices are missing\n  hint: export the series again\n"
 
 
+def test_of_many_cases_with_one_code_the_first_are_named_and_the_rest_counted(
+    capsys: pytest.CaptureFixture[str],
+):
+    with pytest.raises(typer.Exit), session("evaluate") as report:
+        for number in range(23):
+            report.add(CaseResult(f"c{number:02}", "rejected", "GAP", "a slice is missing"))
+        report.add(CaseResult("other", "rejected", "NII_CRC", "damaged"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[19:] == [
+        "GAP c19: a slice is missing",
+        "NII_CRC other: damaged",
+        "GAP: 3 more cases; --json lists all",
+    ]
+
+
 def test_a_full_disk_says_so(capsys: pytest.CaptureFixture[str]):
     finish(OSError(errno.ENOSPC, "No space left on device"), as_json=True)
     captured = capsys.readouterr()
