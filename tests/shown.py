@@ -82,6 +82,6 @@ def run_bash(text: str, folder: Path, environment: Mapping[str, str]) -> None:
     assert done.returncode == 0, f"{text}\n{done.stderr[-3000:]}"
 
 
-def run_python(text: str, name: str) -> None:
-    """Run a block in this process, in the current folder."""
-    exec(compile(text, name, "exec"), {"__name__": "docs"})  # noqa: S102
+def run_python(text: str, page: str, names: dict[str, object]) -> None:
+    """Run a block in this process, in the current folder; the blocks of a page share their names."""
+    exec(compile(text, page, "exec"), names)  # noqa: S102

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from medseg.data.layouts import find_cohort
+from medseg.cli import app
+from medseg.data.layouts import LAYOUTS, find_cohort
 from medseg.data.settings import Channel, Data
 from tests.dicom_cohort import write_dicom_cohort, write_scan, write_structures
 from tests.nnunet_folders import write_results
-from tests.shown import DOCUMENTS, ROOT, blocks, list_commands, make_environment, run_bash, run_python
+from tests.shown import DOCUMENTS, FENCE, ROOT, blocks, list_commands, make_environment, run_bash, run_python
 from tests.tiny import make_case
 
 KINDS = re.compile(r"bash( run)?|python run|csv layout table|text( layout [a-z]+)?")
@@ -30,26 +31,32 @@ def test_every_block_is_of_a_known_kind(path):
     assert [kind for kind, _ in blocks(path) if not KINDS.fullmatch(kind)] == []
 
 
-def lay_out(name: str, folder: Path) -> None:
-    """Write what a reader of this page has and no command makes."""
+def lay_out(name: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    """Write what a reader of this page has and no command of it makes."""
     if name == "from_dicom.md":
         write_dicom_cohort(folder / "export", 5)
     elif name == "from_nnunet.md":
         write_results(folder / "nnUNet_results")
+    elif name == "api.md":
+        cohort = request.getfixturevalue("tiny_cohort")
+        (folder / "RUN").symlink_to(request.getfixturevalue("tiny_run"))
+        (folder / "scans").symlink_to(cohort / "imagesTr")
+        (folder / "labels").symlink_to(cohort / "labelsTr")
 
 
 @pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.name)
-def test_runnable_blocks_run(path, tmp_path, monkeypatch):
+def test_runnable_blocks_run(path, tmp_path, monkeypatch, request):
     environment = make_environment(tmp_path)
     for name in ("MEDSEG_HOME", "MLFLOW_TRACKING_URI"):
         monkeypatch.setenv(name, environment[name])
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    lay_out(path.name, folder)
+    lay_out(path.name, folder, request)
+    names = {"__name__": "docs"}
     for kind, text in blocks(path):
         if kind == "python run":
-            run_python(text, path.name)
+            run_python(text, path.name, names)
         elif kind == "bash run":
             run_bash(text, folder, environment)
 
@@ -99,6 +106,16 @@ def test_each_layout_shown_is_recognised_with_its_labels(name, text, tmp_path):
 
 
 def test_every_layout_is_shown():
-    from medseg.data.layouts import LAYOUTS
-
     assert [name for name, _ in layout_blocks()] == list(LAYOUTS)
+
+
+def test_every_command_has_a_section_whose_example_is_executed():
+    page = (ROOT / "docs" / "commands.md").read_text()
+    sections = dict(re.findall(r"^### (\S+)$(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL))
+    names = [command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands]
+    groups = [group.name for group in app.registered_groups]
+    assert sorted(sections) == sorted([*names, *groups])
+    executed = list_commands(DOCUMENTS)
+    for name, section in sections.items():
+        (example,) = (text.strip() for _, text in FENCE.findall(section))
+        assert example.startswith(f"medseg {name}") and example in executed
