@@ -76,7 +76,7 @@ def make_environment(folder: Path, **changes: str) -> Mapping[str, str]:
 
 
 def run_bash(text: str, folder: Path, environment: Mapping[str, str]) -> None:
-    """Run a block in a folder; training is short and, unless TRACKING is set to "", not tracked."""
+    """Run blocks in a folder; training is short and, unless TRACKING is set to "", not tracked."""
     command = ["bash", "-c", PREAMBLE + text]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     assert done.returncode == 0, f"{text}\n{done.stderr[-3000:]}"
