@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: demo test check ui gpu-check clean
+.PHONY: demo test check docs ui gpu-check clean
 
 # The stamp makes set-up run again only when what is to be installed has changed.
 $(VENV)/stamp: pyproject.toml constraints.txt
@@ -15,11 +15,12 @@ $(VENV)/stamp: pyproject.toml constraints.txt
 
 SEED ?= 0
 PIPELINE ?= phantom_ct
+OPTIONS ?=
 COHORT := $(or $(DATA),out/demo/phantom_$(SEED))
 
 demo: $(VENV)/stamp  ## check -> preprocess -> train -> infer -> evaluate, on phantoms or DATA=... PIPELINE=...
 	$(if $(DATA),,$(BIN)/medseg phantom -o $(COHORT) --cases 28 --seed $(SEED))
-	$(BIN)/medseg run $(PIPELINE) --data $(COHORT) -o out/demo/$(PIPELINE)_$(notdir $(COHORT))
+	$(BIN)/medseg run $(PIPELINE) --data $(COHORT) -o out/demo/$(PIPELINE)_$(notdir $(COHORT)) $(OPTIONS)
 
 # Files of tests go to two processes; torch takes one thread in each.
 test: $(VENV)/stamp  ## all tests, with the coverage gate
@@ -30,6 +31,10 @@ check: $(VENV)/stamp  ## lint, format, types, floors
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --no-cov tests/test_floors.py
+
+docs: $(VENV)/stamp  ## the site, into out/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo out/site/index.html
 
 ui: $(VENV)/stamp  ## the MLflow runs, on loopback
 	$(BIN)/medseg ui

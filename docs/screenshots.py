@@ -1,28 +1,27 @@
-"""Take pictures of what MLflow shows of the newest run: runs, charts, per-case table, overlays, model card.
+"""Make docs/mlflow_*.png: what MLflow shows of two short runs on phantoms, in Chromium.
 
-    python docs/screenshots.py OUT            # the store that `medseg ui` would serve
+    python docs/screenshots.py [OUT]
 
-Needs Chromium and its driver (Debian: chromium chromium-driver), nothing from PyPI: the WebDriver protocol is
-JSON over HTTP. Pictures of patients' images stay out of the repository.
+Trains twice in a temporary folder (three CPU-minutes), serves what was tracked as `medseg ui` does, and saves a
+picture a page. Needs Chromium and playwright. Pictures of patients' images stay out of the repository.
 
 Addresses in MLflow 3.17 (the parameter after the fragment keeps the pages for language models away):
-    /#/experiments/E/runs?workflowType=machine_learning                            list of runs
-    /#/experiments/E/runs?viewStateShareKey=KEY&workflowType=machine_learning      with stored columns
+    /#/experiments/E/runs?viewStateShareKey=KEY&workflowType=machine_learning      list of runs, our columns
     /#/experiments/E/runs?compareRunsMode=CHART&workflowType=machine_learning      charts over runs
     /#/experiments/E/runs/R?workflowType=machine_learning                          parameters and last metrics
-    /#/experiments/E/runs/R/model-metrics?workflowType=machine_learning            charts per epoch
+    /#/experiments/E/runs/R/model-metrics?workflowType=machine_learning            charts and images by epoch
     /#/experiments/E/runs/R/artifacts/cases.json?workflowType=machine_learning     a table if tagged so
-    /#/experiments/E/runs/R/artifacts/overlays/NAME.png?workflowType=...           the picture itself
+    /#/experiments/E/runs/R/artifacts/review.html?workflowType=...                 the review page in its frame
 `chromium --screenshot` with --virtual-time-budget draws all of these but the charts, whose data loads in real
-time; hence the driver.
+time; hence a driven browser. Pages keep long connections open, so that "network idle" comes late or never: a page is
+ready when its text stands still. Charts are drawn once they are scrolled to, hence a window as high as the page.
 """
 
 from __future__ import annotations
 
-import argparse
-import base64
 import json
-import socket
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,133 +29,84 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, urlencode
-from urllib.request import ProxyHandler, Request, build_opener
 
-from medseg.tracking.place import VIEW
+from playwright.sync_api import Page, sync_playwright
 
-OPENER = build_opener(ProxyHandler({}))  # loopback never goes through a proxy
+SHORT = ["train.epochs=12", "train.iterations_per_epoch=15", "train.validate_every=2", "threads=1"]
+RUNS = {"default": [], "attention": ["model={name: attention_unet, options: {features: [8, 16, 32, 64]}}"]}
 SERVE = "from medseg.tracking.ui import serve; serve(0, announce=lambda link: print(link, flush=True))"
-CHROMIUM = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--window-size=1600,1150",
-]  # fmt: skip
+# The chat panel, its button and the tools of charts.
 TIDY = """document.querySelectorAll('button[aria-label="Close"]').forEach(b => b.click());
-document.querySelectorAll('.modebar-container').forEach(b => b.remove());"""  # chat panel, chart tools
-STILL_S, PATIENCE_S = 2.5, 45.0
+document.querySelectorAll('.modebar-container').forEach(b => b.remove());"""
+STILL_S, PATIENCE_S = 2.5, 60.0
 
 
-def ask(url: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
-    """Send JSON (POST if there is a body), return JSON."""
-    data = None if body is None else json.dumps(body).encode()
-    request = Request(url, data, {"Content-Type": "application/json"}, method=method)  # noqa: S310 - loopback
-    with OPENER.open(request, timeout=120) as answer:
-        return json.load(answer)
+def train(folder: Path) -> None:
+    """Train and track on phantoms, once per entry of RUNS."""
+
+    def medseg(*arguments: str) -> None:
+        subprocess.run([sys.executable, "-m", "medseg", *arguments, "-q"], check=True, cwd=folder)
+
+    medseg("phantom", "-o", "phantoms", "--cases", "20")
+    for name, settings in RUNS.items():
+        changes = [part for setting in SHORT + settings for part in ("--set", setting)]
+        medseg("run", "phantom_ct", "--data", "phantoms", "-o", f"out/{name}", *changes)
 
 
 @contextmanager
 def open_interface() -> Iterator[str]:
-    """Yield the address of a fresh server of the tracking store."""
-    server = subprocess.Popen([sys.executable, "-c", SERVE], stdout=subprocess.PIPE, text=True)
-    try:
-        link = server.stdout.readline() if server.stdout else ""
-        if not link:
-            sys.exit("the interface did not start")
-        yield link.split("/#")[0]
-    finally:
-        server.terminate()
-        server.wait()
-
-
-@contextmanager
-def open_browser() -> Iterator[str]:
-    """Yield the address of a WebDriver session."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    driver = subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL)
-    with tempfile.TemporaryDirectory() as profile:
+    """Yield the link that `medseg ui` prints: the list of runs."""
+    with subprocess.Popen([sys.executable, "-c", SERVE], stdout=subprocess.PIPE, text=True) as server:
         try:
-            _wait_for(f"http://127.0.0.1:{port}/status")
-            options = {"args": [*CHROMIUM, f"--user-data-dir={profile}"]}
-            wanted = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
-            session = ask(f"http://127.0.0.1:{port}/session", wanted)["value"]["sessionId"]
-            yield f"http://127.0.0.1:{port}/session/{session}"
-            ask(f"http://127.0.0.1:{port}/session/{session}", method="DELETE")
+            link = server.stdout.readline().strip() if server.stdout else ""
+            yield link or sys.exit("the interface did not start")
         finally:
-            driver.terminate()
-            driver.wait()
+            server.terminate()
 
 
-def take(browser: str, url: str, path: Path) -> None:
+def take(page: Page, url: str, path: Path, height: int) -> None:
     """Open a page, wait until it stands still, save what is seen."""
-    ask(f"{browser}/url", {"url": "about:blank"})  # a new fragment alone would not load the page again
-    ask(f"{browser}/url", {"url": url})
+    page.set_viewport_size({"width": 1280, "height": height})
+    page.goto("about:blank")  # a new fragment alone would not load the page again
+    page.goto(url)
     before, since, start = "", time.monotonic(), time.monotonic()
     while time.monotonic() - since < STILL_S and time.monotonic() - start < PATIENCE_S:
-        time.sleep(0.3)
-        run(browser, TIDY)
-        now = run(browser, "return document.body.innerHTML")
-        if now != before or "loading" in run(browser, "return document.body.innerText").lower():
+        page.wait_for_timeout(300)
+        page.evaluate(TIDY)
+        now = page.evaluate("document.body.innerHTML")
+        if now != before or "loading" in page.inner_text("body").lower():
             before, since = now, time.monotonic()
-    path.write_bytes(base64.b64decode(ask(f"{browser}/screenshot")["value"]))
-    print(path)
+    page.screenshot(path=path)
+    print(path, path.stat().st_size // 1000, "kB")
 
 
-def run(browser: str, script: str) -> Any:
-    """Run JavaScript in the page."""
-    return ask(f"{browser}/execute/sync", {"script": script, "args": []})["value"]
-
-
-def list_pages(server: str) -> dict[str, str]:
-    """Return name -> fragment of the pages worth a picture, for the newest run."""
-    api = f"{server}/api/2.0/mlflow"
-    experiments = [
-        e["experiment_id"] for e in ask(f"{api}/experiments/search", {"max_results": 1000})["experiments"]
-    ]
-    query = {"experiment_ids": experiments, "order_by": ["attributes.start_time DESC"], "max_results": 1}
-    runs = ask(f"{api}/runs/search", query).get("runs", [])
-    if not runs:
-        sys.exit("nothing was tracked yet")
-    info = runs[0]["info"]
-    all_runs = f"/experiments/{info['experiment_id']}/runs"
-    page = f"{all_runs}/{info['run_id']}"
-    pages = {
-        "runs": f"{all_runs}?viewStateShareKey={VIEW}",
-        "runs_chart": f"{all_runs}?compareRunsMode=CHART",
-        "run": page,
-        "epochs": f"{page}/model-metrics",
+def list_pages(link: str, run: str, fold: str) -> dict[str, tuple[str, int]]:
+    """Return name -> address and height of the pages worth a picture."""
+    runs, _, view = link.partition("?")
+    end = "?workflowType=machine_learning"
+    return {
+        "runs": (f"{runs}?{view}", 420),
+        "run": (f"{runs}/{run}{end}", 900),
+        "cases": (f"{runs}/{run}/artifacts/cases.json{end}", 640),
+        "epochs": (f"{runs}/{fold}/model-metrics{end}", 1150),
     }
-    for folder in ("", "overlays"):
-        listed = ask(f"{api}/artifacts/list?" + urlencode({"run_id": info["run_id"], "path": folder}))
-        for file in listed.get("files", []):
-            if not file.get("is_dir"):
-                pages[Path(file["path"]).stem] = f"{page}/artifacts/{quote(file['path'])}"
-    return pages
-
-
-def _wait_for(url: str) -> None:
-    for _ in range(100):
-        try:
-            ask(url)
-            return
-        except OSError:
-            time.sleep(0.1)
-    sys.exit("chromedriver does not answer")
 
 
 def main() -> None:
-    """Save one PNG per page into the folder named on the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("out", type=Path)
-    out: Path = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
-    with open_interface() as server, open_browser() as browser:
-        for name, fragment in list_pages(server).items():
-            mark = "&" if "?" in fragment else "?"
-            take(browser, f"{server}/#{fragment}{mark}workflowType=machine_learning", out / f"{name}.png")
+    """Save the pictures into the folder named on the command line, docs without one."""
+    out = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent).resolve()
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as play:
+        folder = Path(name)
+        os.environ["MEDSEG_HOME"] = str(folder / "home")
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'home' / 'mlflow.db'}"
+        train(folder)
+        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page()
+        with open_interface() as link:
+            ids = json.loads((folder / "out" / "default" / "tracking.json").read_text())
+            for kind, (url, height) in list_pages(link, ids["run_id"], ids["folds"]["0"]).items():
+                take(page, url, out / f"mlflow_{kind}.png", height)
+        browser.close()
 
 
 if __name__ == "__main__":

@@ -1,52 +1,24 @@
 """What README.md and docs/*.md show is run: each document's blocks in order, in an empty folder.
 
-A fence's first words say how: `bash run` and `python run` are executed, `csv layout NAME` and
-`text layout NAME` list files of a cohort that must be recognised as NAME, plain `bash` holds make targets,
-plain `text` is prose. Training is shortened here, by a function around `medseg`, not in the documents.
+How blocks are marked and run says `tests/shown.py`. README and tutorial are run by `tests/test_newcomer.py`.
 """
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from medseg.data.layouts import find_cohort
+from medseg.cli import app
+from medseg.data.layouts import LAYOUTS, find_cohort
 from medseg.data.settings import Channel, Data
-from tests.dicom_cohort import write_scan, write_structures
+from tests.dicom_cohort import write_dicom_cohort, write_scan, write_structures
+from tests.nnunet_folders import write_results
+from tests.shown import DOCUMENTS, FENCE, ROOT, blocks, list_commands, make_environment, run_bash, run_python
 from tests.tiny import make_case
 
-ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^```(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 KINDS = re.compile(r"bash( run)?|python run|csv layout table|text( layout [a-z]+)?")
-
-TINY = {
-    "train.epochs": 1,
-    "train.iterations_per_epoch": 1,
-    "train.validate_cases": 0,
-    "model.options.features": "[4,4,4,4,4,4]",
-    "infer.overlap": 0,
-    "workers": 1,
-    "threads": 1,  # the cores may be shared
-}
-PREAMBLE = f"""set -euo pipefail
-tiny="{" ".join(f"--set {key}={value}" for key, value in TINY.items())}"
-medseg() {{
-    case "$1" in
-        check) command medseg "$@" $tiny ;;
-        run) command medseg "$@" $tiny --no-tracking ;;
-        infer) command medseg "$@" --threads 1 ;;
-        *) command medseg "$@" ;;
-    esac
-}}
-"""
-
-
-def blocks(path: Path) -> list[tuple[str, str]]:
-    return FENCE.findall(path.read_text(encoding="utf-8"))
+NEWCOMER = {"README.md", "tutorial.md"}
+RUNNABLE = [path for path in DOCUMENTS if " run\n" in path.read_text() and path.name not in NEWCOMER]
 
 
 def layout_blocks() -> list[tuple[str, str]]:
@@ -59,20 +31,34 @@ def test_every_block_is_of_a_known_kind(path):
     assert [kind for kind, _ in blocks(path) if not KINDS.fullmatch(kind)] == []
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in DOCUMENTS if " run\n" in path.read_text()], ids=lambda path: path.name
-)
-def test_runnable_blocks_run(path, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MEDSEG_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+def lay_out(name: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    """Write what a reader of this page has and no command of it makes."""
+    if name == "from_dicom.md":
+        write_dicom_cohort(folder / "export", 5)
+    elif name == "from_nnunet.md":
+        write_results(folder / "nnUNet_results")
+    elif name == "api.md":
+        cohort = request.getfixturevalue("tiny_cohort")
+        (folder / "RUN").symlink_to(request.getfixturevalue("tiny_run"))
+        (folder / "scans").symlink_to(cohort / "imagesTr")
+        (folder / "labels").symlink_to(cohort / "labelsTr")
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.name)
+def test_runnable_blocks_run(path, tmp_path, monkeypatch, request):
+    environment = make_environment(tmp_path)
+    for name in ("MEDSEG_HOME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, environment[name])
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    lay_out(path.name, folder, request)
+    names = {"__name__": "docs"}
     for kind, text in blocks(path):
         if kind == "python run":
-            exec(compile(text, path.name, "exec"), {"__name__": "docs"})  # noqa: S102
+            run_python(text, path.name, names)
         elif kind == "bash run":
-            done = subprocess.run(["bash", "-c", PREAMBLE + text], capture_output=True, text=True)
-            assert done.returncode == 0, f"{text}\n{done.stderr[-3000:]}"
+            run_bash(text, folder, environment)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -120,6 +106,16 @@ def test_each_layout_shown_is_recognised_with_its_labels(name, text, tmp_path):
 
 
 def test_every_layout_is_shown():
-    from medseg.data.layouts import LAYOUTS
-
     assert [name for name, _ in layout_blocks()] == list(LAYOUTS)
+
+
+def test_every_command_has_a_section_whose_example_is_executed():
+    page = (ROOT / "docs" / "commands.md").read_text()
+    sections = dict(re.findall(r"^### (\S+)$(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL))
+    names = [command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands]
+    groups = [group.name for group in app.registered_groups]
+    assert sorted(sections) == sorted([*names, *groups])
+    executed = list_commands(DOCUMENTS)
+    for name, section in sections.items():
+        (example,) = (text.strip() for _, text in FENCE.findall(section))
+        assert example.startswith(f"medseg {name}") and example in executed
