@@ -76,6 +76,10 @@ def take(page: Page, url: str, path: Path, height: int) -> None:
         now = page.evaluate("document.body.innerHTML")
         if now != before or "loading" in page.inner_text("body").lower():
             before, since = now, time.monotonic()
+    if path.stem.endswith("images"):  # they are the last chart, with a slider over the epochs
+        page.get_by_role("slider").last.scroll_into_view_if_needed()
+        page.get_by_role("slider").last.press("End")
+        page.wait_for_timeout(STILL_S * 1000)
     page.screenshot(path=path)
     print(path, path.stat().st_size // 1000, "kB")
 
@@ -87,8 +91,8 @@ def list_pages(link: str, run: str, fold: str) -> dict[str, tuple[str, int]]:
     return {
         "runs": (f"{runs}?{view}", 420),
         "run": (f"{runs}/{run}{end}", 900),
-        "cases": (f"{runs}/{run}/artifacts/cases.json{end}", 640),
-        "epochs": (f"{runs}/{fold}/model-metrics{end}", 1150),
+        "epochs": (f"{runs}/{fold}/model-metrics{end}", 1050),
+        "images": (f"{runs}/{fold}/model-metrics{end}", 620),
     }
 
 
