@@ -1,6 +1,7 @@
 """Send a spool to the store, as often as need be: whatever arrived before is not there twice.
 
 Points of metrics that the run has are left out; parameters, tags, artifacts and inputs replace themselves.
+Tags and artifacts that a later session has in the store already are newer, and stay.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 from medseg.core.errors import DataError, ResourceError
 from medseg.core.files import write_text
 from medseg.tracking import place
-from medseg.tracking.runs import find_experiment, list_failures, look_up, open_run
-from medseg.tracking.spool import LOCAL, Wanted
+from medseg.tracking.runs import OPENED, find_experiment, list_failures, look_up, open_run
+from medseg.tracking.spool import LOCAL, Wanted, find_folder
 from medseg.tracking.store import MAX_METRICS, TABLES
 
 Record = Mapping[str, Any]
@@ -92,6 +93,8 @@ def replay(client: Any, records: Sequence[Record], copies: Path) -> tuple[str, C
         for record in records:
             if record["kind"] == "artifact":
                 folder = record["name"].rpartition("/")[0]
+                if _is_older(record, run) and _has(client, run_id, folder, record["name"]):
+                    continue
                 client.log_artifact(run_id, str(copies / record["copy"]), folder or None)
             elif record["kind"] == "input":
                 _send_input(client, run_id, record)
@@ -101,6 +104,26 @@ def replay(client: Any, records: Sequence[Record], copies: Path) -> tuple[str, C
         _send_status(client, run_id, records)
     _tell(wanted, run_id)
     return run_id, sent
+
+
+def is_waiting(client: Any, records: Sequence[Record]) -> bool:
+    """Whether the run is to lie below one that is itself in a spool still."""
+    wanted = merge_headers(records)
+    above = wanted.parent_id
+    if not above.startswith(LOCAL) or not (find_folder() / f"{above}.jsonl").exists():
+        return False
+    with _reaching():
+        experiment_id = find_experiment(client, wanted.experiment, place.find_store())
+        return look_up(client, experiment_id, above) is None
+
+
+def _is_older(record: Record, run: Any) -> bool:
+    """Whether a process opened the run in the store after this was spooled."""
+    return int(record["ms"]) < int(run.data.tags.get(OPENED, "0"))
+
+
+def _has(client: Any, run_id: str, folder: str, name: str) -> bool:
+    return any(entry.path == name for entry in client.list_artifacts(run_id, folder or None))
 
 
 def _open(client: Any, wanted: Wanted) -> tuple[Any, Counter[str]]:
@@ -133,7 +156,12 @@ def _send_metrics(client: Any, run_id: str, records: Sequence[Record]) -> Counte
 
 
 def _send_tags(client: Any, run: Any, records: Sequence[Record]) -> Counter[str]:
-    tags = {record["key"]: record["value"] for record in records if record["kind"] == "tag"}
+    tags = {
+        record["key"]: record["value"]
+        for record in records
+        if record["kind"] == "tag"
+        and (record["key"] == TABLES or record["key"] not in run.data.tags or not _is_older(record, run))
+    }
     if TABLES in tags:  # a later session may have logged other tables
         tables = json.loads(run.data.tags.get(TABLES, "[]"))
         tables += [table for table in json.loads(tags[TABLES]) if table not in tables]

@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from medseg.tracking import place, process
-from medseg.tracking.spool import Wanted
+from medseg.tracking.spool import LOCAL, Wanted
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the page for language models opens
 ANONYMOUS = {"mlflow.user": "medseg", "mlflow.source.name": "medseg", "mlflow.source.type": "LOCAL"}
 PARENT = "mlflow.parentRunId"
 OWN_ID = "medseg.id"  # the tag with the id that we gave a run, by which a later sync finds it
+OPENED = "medseg.opened_ms"  # the tag with when a process last opened the run in the store
 MAX_VALUE = 6000  # characters; mlflow.utils.validation.MAX_PARAM_VAL_LENGTH
 MAX_BATCH = 100  # params per call; MAX_PARAMS_TAGS_PER_BATCH
 ABSOLUTE = r"[/~\\]|[A-Za-z]:[/\\]"  # how a path starts that tells about this machine
@@ -37,7 +38,8 @@ def open_run(client: Any, store: str, wanted: Wanted) -> Any:
         tags = {**wanted.tags, OWN_ID: wanted.id, **ANONYMOUS}
         if wanted.parent_id:
             parent = look_up(client, experiment_id, wanted.parent_id)
-            tags[PARENT] = parent.info.run_id if parent else wanted.parent_id
+            if parent or not wanted.parent_id.startswith(LOCAL):  # else its spool was removed
+                tags[PARENT] = parent.info.run_id if parent else wanted.parent_id
         run = client.create_run(experiment_id, wanted.started_ms, tags, wanted.name)
     _log_params(client, run, wanted.params)
     return run

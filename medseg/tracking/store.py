@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medseg.tracking import place, process
-from medseg.tracking.runs import clean, close_to_others, find_folder, flatten, list_failures, open_run
+from medseg.tracking.runs import OPENED, clean, close_to_others, find_folder, flatten, list_failures, open_run
 from medseg.tracking.spool import LOCAL, Recorder, Spool, Wanted, make_id, now_ms
 
 T = TypeVar("T")
@@ -269,6 +269,7 @@ def _open(tracker: Tracker, store: str, wanted: Wanted) -> None:
     run = open_run(client, store, wanted)
     tracker._attach(run, store)
     client.update_run(run.info.run_id, "RUNNING")
+    client.set_tag(run.info.run_id, OPENED, str(wanted.started_ms))
 
 
 def _round(value: Any) -> Any:

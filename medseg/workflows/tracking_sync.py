@@ -16,7 +16,7 @@ from typing import Any
 
 from medseg.core.errors import DataError
 from medseg.tracking import place
-from medseg.tracking.replay import Record, connect, merge_headers, replay
+from medseg.tracking.replay import Record, connect, is_waiting, merge_headers, replay
 from medseg.tracking.spool import holding, list_spools, read_spool
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
@@ -63,6 +63,9 @@ def _send(client: Any, path: Path, result: CaseResult, total: Counter[str], is_m
     if n_cut:
         result.warnings = [("SPOOL_CUT", f"{n_cut} lines were cut short by a kill and are lost")]
     _check_store(records, is_moved)
+    if is_waiting(client, records):
+        result.status, result.message = "skipped", "the run above it has to be sent first"
+        return
     result.id, sent = replay(client, records, path.with_suffix(""))
     total.update(sent)
     # The file goes first: a folder without one is never sent again.

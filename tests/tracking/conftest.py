@@ -1,4 +1,6 @@
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,12 @@ import pytest
 def tracking_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One database for all tests, since it takes seconds to create; each test names its own experiment."""
     return tmp_path_factory.mktemp("tracking") / "my home"
+
+
+@pytest.fixture(autouse=True)
+def no_spool_left(tracking_home: Path) -> Iterator[None]:
+    yield
+    shutil.rmtree(tracking_home / "spool", ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -15,17 +15,11 @@ from medseg.workflows.progress import Progress
 from medseg.workflows.report import Report
 from medseg.workflows.tracking_sync import sync
 
+OWN = ("medseg.id", "medseg.process", "medseg.opened_ms")
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
     "1f15c4890000000d49444154789c63f8cfc0f01f00050001ff89993d1d0000000049454e44ae426082"
 )
-
-
-@pytest.fixture(autouse=True)
-def no_spool_before(tracking_home: Path):
-    yield
-    for path in sorted(find_folder().rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
 
 
 @pytest.fixture
@@ -78,7 +72,7 @@ def state(run_id: str) -> dict:
     history = {
         key: [(m.step, m.value) for m in client.get_metric_history(run_id, key)] for key in run.data.metrics
     }
-    tags = {k: v for k, v in run.data.tags.items() if k not in ("medseg.id", "medseg.process")}
+    tags = {k: v for k, v in run.data.tags.items() if k not in OWN}
     inputs = [(i.dataset.name, i.dataset.profile, i.tags[0].value) for i in run.inputs.dataset_inputs]
     files = sorted(
         (file.path.split("timestamp")[0], file.file_size)
@@ -184,6 +178,52 @@ def test_run_from_the_spool_that_goes_on_in_the_store_keeps_its_live_end(dead):
     assert report.cases[0].id == second.run_id
     assert connect().get_run(second.run_id).info.status == "FINISHED"
     assert sorted(m.step for m in connect().get_metric_history(second.run_id, "loss")) == [0, 1]
+
+
+def test_child_waits_for_the_run_above_it_to_be_sent(dead):
+    with dead():
+        parent = start_run("waits", "run")
+        child = start_run("waits", "fold 0", parent_id=parent.run_id)
+        child.end()
+        parent.log_metrics({"x": 1.0})
+    assert [case.status for case in run_sync().cases] == ["skipped", "skipped"]
+    parent.end()
+    above, below = (case.id for case in run_sync().cases)
+    assert connect().get_run(below).data.tags["mlflow.parentRunId"] == above
+
+
+def test_child_of_a_run_whose_spool_was_removed_is_below_none(dead):
+    with dead():
+        parent = start_run("removed", "run")
+        parent.end()
+        start_run("removed", "fold 0", parent_id=parent.run_id).end()
+    (find_folder() / f"{parent.run_id}.jsonl").unlink()
+    (below,) = (case.id for case in run_sync().cases)
+    assert "mlflow.parentRunId" not in connect().get_run(below).data.tags
+
+
+def test_what_a_later_session_stored_is_not_replaced_by_what_an_earlier_one_spooled(dead, monkeypatch):
+    clock = iter(range(1_000, 100_000))
+    for module in ("spool", "store"):
+        monkeypatch.setattr(f"medseg.tracking.{module}.now_ms", lambda: next(clock))
+    with dead():
+        first = start_run("later", "run")
+        first.log_content("old", "note.txt")
+        first.log_content("old alone", "alone.txt")
+        first.set_tags({"medseg.model": "old", "medseg.alone": "old"})
+        first.end()
+    later = start_run("later", "run", run_id=first.run_id)
+    later.log_content("new", "note.txt")
+    later.set_tags({"medseg.model": "new"})
+    later.end()
+    run_sync()
+    client = connect()
+    tags = client.get_run(later.run_id).data.tags
+    assert (tags["medseg.model"], tags["medseg.alone"]) == ("new", "old")
+    texts = [
+        Path(client.download_artifacts(later.run_id, f"{name}.txt")).read_text() for name in ("note", "alone")
+    ]
+    assert texts == ["new", "old alone"]
 
 
 def test_two_sessions_without_a_store_become_one_run(dead):
