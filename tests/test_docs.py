@@ -112,7 +112,9 @@ def test_every_layout_is_shown():
 def test_every_command_has_a_section_whose_example_is_executed():
     page = (ROOT / "docs" / "commands.md").read_text()
     sections = dict(re.findall(r"^### (\S+)$(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL))
-    names = [command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands]
+    names = [
+        command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands
+    ]
     groups = [group.name for group in app.registered_groups]
     assert sorted(sections) == sorted([*names, *groups])
     executed = list_commands(DOCUMENTS)

@@ -20,7 +20,9 @@ from tests.shown import ROOT
 
 CHROMIUM = shutil.which("chromium")
 # What a browser loads by itself; a link is followed by a reader.
-LOADED = re.compile(r"<(?:script|img|iframe|source|video|audio|embed|object)\b[^>]*?(?:src|data)=[\"']?([^\"'\s>]+)")
+LOADED = re.compile(
+    r"<(?:script|img|iframe|source|video|audio|embed|object)\b[^>]*?(?:src|data)=[\"']?([^\"'\s>]+)"
+)
 LINKED = re.compile(r"<link\b[^>]*?href=[\"']?([^\"'\s>]+)")
 STYLED = re.compile(r"(?:url\(|@import\s+)[\"']?((?:https?:)?//[^\"')\s]+)")
 ELSEWHERE = re.compile(r"(?:https?:)?//")
