@@ -2,21 +2,19 @@
 
     python docs/screenshots.py [OUT]
 
-Trains twice in a temporary folder (three CPU-minutes), serves what was tracked as `medseg ui` does, and
-saves a picture a page. Needs Chromium and playwright. Pictures of patients' images stay out of the
-repository.
+Trains twice in a temporary folder (minutes), serves what was tracked as `medseg ui` does, and saves a picture
+a page. Needs Chromium and playwright. Pictures of patients' images stay out of the repository.
 
 Addresses in MLflow 3.17 (the parameter after the fragment keeps the pages for language models away):
     /#/experiments/E/runs?viewStateShareKey=KEY&workflowType=machine_learning      list of runs, our columns
     /#/experiments/E/runs?compareRunsMode=CHART&workflowType=machine_learning      charts over runs
-    /#/experiments/E/runs/R?workflowType=machine_learning                          parameters, last metrics
+    /#/experiments/E/runs/R?workflowType=machine_learning                          parameters and last metrics
     /#/experiments/E/runs/R/model-metrics?workflowType=machine_learning            charts and images by epoch
     /#/experiments/E/runs/R/artifacts/cases.json?workflowType=machine_learning     a table if tagged so
-    /#/experiments/E/runs/R/artifacts/review.html?workflowType=... the review page in its frame
-`chromium --screenshot` with --virtual-time-budget draws all of these but the charts, whose data loads in
-real time; hence a driven browser. Pages keep long connections open, so that "network idle" comes late or
-never: a page is ready when its text stands still. Charts are drawn once they are scrolled to, hence a window
-as high as the page.
+    /#/experiments/E/runs/R/artifacts/review.html?workflowType=...                 the review page, framed
+`chromium --screenshot` with --virtual-time-budget draws all of these but the charts, whose data loads in real
+time; hence a driven browser. Pages keep connections open, so that "network idle" comes late or never: a page
+is ready when it stands still. Charts are drawn once they are scrolled to, hence the high window.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A newcomer with a clone and an empty home follows README and tutorial to the letter, to the review page.
+"""A newcomer with a clone, an empty home, README and tutorial follows them to the letter, to a review page.
 
-Every command is run as it stands, in the order of the page, in one shell; trainings are short
-(`tests/shown.py`).
-Two things are not done as a newcomer does them: the virtual environment is new, but sees the packages of the
-one that runs the tests, since nothing is downloaded here; and `make test` is not run inside of a test.
+Every command is run as it stands, in the order of the pages, each page in one shell; trainings are short
+(`tests/shown.py`). Two things are not done as a newcomer does them: the virtual environment is new, but sees
+the packages of the one that runs the tests, since nothing is downloaded here; and `make test` is not run
+inside of a test.
 """
 
 from __future__ import annotations
