@@ -76,9 +76,13 @@ def take(page: Page, url: str, path: Path, height: int) -> None:
         now = page.evaluate("document.body.innerHTML")
         if now != before or "loading" in page.inner_text("body").lower():
             before, since = now, time.monotonic()
-    if path.stem.endswith("images"):  # they are the last chart, with a slider over the epochs
-        page.get_by_role("slider").last.scroll_into_view_if_needed()
-        page.get_by_role("slider").last.press("End")
+    if "model-metrics" in url:  # the last chart is one case, with a slider over the epochs
+        slider = page.get_by_role("slider").last
+        slider.scroll_into_view_if_needed()
+        slider.focus()
+        for _ in range(6):
+            slider.press("ArrowRight")
+            page.wait_for_timeout(500)
         page.wait_for_timeout(STILL_S * 1000)
     page.screenshot(path=path)
     print(path, path.stat().st_size // 1000, "kB")
@@ -91,8 +95,7 @@ def list_pages(link: str, run: str, fold: str) -> dict[str, tuple[str, int]]:
     return {
         "runs": (f"{runs}?{view}", 420),
         "run": (f"{runs}/{run}{end}", 900),
-        "epochs": (f"{runs}/{fold}/model-metrics{end}", 1050),
-        "images": (f"{runs}/{fold}/model-metrics{end}", 620),
+        "epochs": (f"{runs}/{fold}/model-metrics{end}", 1600),
     }
 
 
