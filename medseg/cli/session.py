@@ -106,10 +106,9 @@ def _explain(error: Exception) -> MedsegError | None:
 def _finish(report: Report, *, as_json: bool, quiet: bool, code: int) -> None:
     told = Counter[str]()
     for case in report.bad_cases:
-        why = case.code or "FAILED"
-        told[why] += 1
-        if told[why] <= MAX_TOLD:
-            print_error(case.id, why, case.message or "", case.hint or "")
+        told[case.code or ""] += 1
+        if told[case.code or ""] <= MAX_TOLD:
+            print_error(case.id, case.code or "FAILED", case.message or "", case.hint or "")
     for why, count in told.items():
         if count > MAX_TOLD:
             print(f"{why}: {count - MAX_TOLD} more cases; --json lists all", file=sys.stderr)
