@@ -12,7 +12,15 @@ from typing import Any
 from medseg.core.errors import ConfigError, DataError
 from medseg.metrics.paired import bootstrap_mean
 from medseg.tracking.overlay import PAIRS
-from medseg.tracking.review import PageWriter, cut_scene, flag_cases, open_page, write_niivue
+from medseg.tracking.review import (
+    MAX_LABELS,
+    PageWriter,
+    cut_scene,
+    escape_json,
+    flag_cases,
+    open_page,
+    write_niivue,
+)
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.review_masks import gather_evaluation, gather_masks
@@ -21,7 +29,8 @@ from medseg.workflows.review_sources import Subject
 
 NAME = "review.html"
 MAX_MB, MAX_CASES = 25.0, 200
-KEPT_BYTES = 400_000  # for the script, the table and the words of 200 cases
+KEPT_BYTES = 400_000  # for the script, the table and the words of 200 cases with a few structures
+SCRIPT_BYTES = 100_000  # of these for script, style and what each block is wrapped in
 MIN_CASE_BYTES = 20_000
 NIIVUE_BYTES = 30_000_000
 LIMITS = (
@@ -86,7 +95,8 @@ def build(
     page = out if out.suffix.lower() in {".html", ".htm"} else out / NAME
     cases = flag_cases(subject.entries)
     shown = cases[:max_cases]
-    budget = share_bytes(max_mb, len(shown))
+    words = len(escape_json(describe(subject, cases, shown)).encode())
+    budget = share_bytes(max_mb, len(shown), max(KEPT_BYTES, SCRIPT_BYTES + words))
     with (
         open_page(page, f"Review: {subject.title}") as writer,
         progress.track("review", len(shown)) as advance,
@@ -119,15 +129,15 @@ def gather(sources: Sources, report: Report) -> Subject:
     return gather_masks(root, sources.images, sources.key_file, report)
 
 
-def share_bytes(max_mb: float, n_cases: int) -> int:
-    """Return how many bytes a case may take.
+def share_bytes(max_mb: float, n_cases: int, kept: int = KEPT_BYTES) -> int:
+    """Return how many bytes a case may take beside the `kept` ones of script, table and words.
 
     Raises:
         ConfigError: REVIEW_BUDGET: too few to show anything.
     """
-    share = int((max_mb * 1e6 - KEPT_BYTES) / n_cases)
+    share = int((max_mb * 1e6 - kept) / n_cases)
     if share < MIN_CASE_BYTES:
-        needed = math.ceil((MIN_CASE_BYTES * n_cases + KEPT_BYTES) / 1e6)
+        needed = math.ceil((MIN_CASE_BYTES * n_cases + kept) / 1e6)
         raise ConfigError(
             f"{max_mb:g} MB are too few for {n_cases} cases",
             hint=f"--max-mb {needed}, or fewer --cases",
@@ -168,10 +178,13 @@ def describe(
     rest = [f"Only the worst {len(shown)} of {len(cases)} cases are in this page."] * (
         len(shown) < len(cases)
     )
+    unseen = [f"Images show {MAX_LABELS} of {len(subject.labels)} structures; the others are hidden."] * (
+        len(subject.labels) > MAX_LABELS
+    )
     return {
         "title": subject.title,
         "verdict": word_verdict(subject, cases),
-        "notes": [*subject.notes, *rest],
+        "notes": [*subject.notes, *rest, *unseen],
         "facts": [*map(list, subject.facts), ["Page made on", made]],
         "limits": list(LIMITS),
         "labels": [{"value": value, "name": name} for value, name in subject.labels.items()],
@@ -184,8 +197,8 @@ def describe(
 def word_verdict(subject: Subject, cases: Sequence[Mapping[str, Any]]) -> str:
     """Say in one line how good the masks are, and how many cases ought to be looked at.
 
-    The interval is that of metrics.json where it has one; else patients are resampled here. Cases of a test
-    set are not part of it.
+    Mean and interval are those of metrics.json where it has a mean, and patients are resampled here where it
+    has none. Cases of a test set are not part of it.
     """
     judged = [case for case in cases if case["score"] is not None and case["part"] != "test"]
     words = f"{len(cases)} cases"
@@ -209,9 +222,9 @@ def _find_interval(
     subject: Subject, judged: Sequence[Mapping[str, Any]]
 ) -> tuple[float, float | None, float | None]:
     told = subject.metrics.get("mean", {})
-    interval = told.get("ci95", {}).get("dice")
-    if told.get("dice") is not None and interval:
-        return told["dice"], interval[0], interval[1]
+    if told.get("dice") is not None:
+        low, high = told.get("ci95", {}).get("dice") or (None, None)
+        return told["dice"], low, high
     ordered = sorted(judged, key=lambda case: str(case["id"]))
     patients = [subject.patients.get(case["id"], case["id"]) for case in ordered]
     found = bootstrap_mean([case["score"] for case in ordered], patients, seed=0)

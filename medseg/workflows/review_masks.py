@@ -12,20 +12,26 @@ import numpy as np
 from medseg import __version__
 from medseg.core.errors import ConfigError, DataError
 from medseg.core.files import read_if_whole
+from medseg.core.volume import Labels
 from medseg.tracking.review import Entry, Scene
+from medseg.workflows.pairs import NO_PARTNER
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.review_sources import (
     UNSHOWN,
     Images,
     Subject,
     index_masks,
+    list_failed,
     make_scene,
     read_mask,
     read_rows,
+    read_sidecar,
 )
 from medseg.workflows.sidecar import measure
 
 Names = dict[int, str]
+UNCOMPARED = "not compared: `medseg evaluate` says why"
+INSTANCES = "instances"  # what `evaluate --instances` calls its one structure
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class _Source:
     predicted: Mapping[str, Path]
     reference: Mapping[str, Path]
     images: Images
+    is_instances: bool = False
 
     def load(self, case_id: str) -> Scene:
         """Return what there is of a case.
@@ -45,9 +52,16 @@ class _Source:
         found = read_mask(self.predicted[case_id], like) if case_id in self.predicted else None
         if truth is None and found is None:
             raise DataError("there is no mask of this case", hint="predict it too", code="PREDICTION_MISSING")
+        if self.is_instances:
+            truth, found = (None if mask is None else _flatten(mask) for mask in (truth, found))
         image = self.images.read(case_id) if case_id in self.images else None
         note = "" if image else ("No image of this id was given." if self.images else UNSHOWN)
         return make_scene(found, truth, image, note)
+
+
+def _flatten(mask: Labels) -> Labels:
+    """Return all objects as the one structure that `evaluate --instances` names."""
+    return Labels((mask.array != 0).astype(np.uint8), mask.geometry)
 
 
 def gather_masks(folder: Path, images: Path | None, key_file: Path, report: Report) -> Subject:
@@ -63,19 +77,13 @@ def gather_masks(folder: Path, images: Path | None, key_file: Path, report: Repo
         DataError: NO_CASES.
     """
     masks = index_masks(folder)
-    told = [
-        case for path in sorted(folder.glob("report*.json")) for case in read_if_whole(path).get("cases", [])
-    ]
-    failed = {
-        case["id"]: f"{case['code']}: {case['message']}"
-        for case in told
-        if case["status"] in {"rejected", "failed"}
-    }
+    reports = [read_if_whole(path) for path in sorted(folder.glob("report*.json"))]
+    failed = {name: why for told in reports for name, why in list_failed(told).items()}
     if not masks and not failed:
         raise DataError(
             "there is no mask in this folder", hint="give a run or a folder of masks", code="NO_CASES"
         )
-    sidecars = {name: read_if_whole(folder / f"{name}.json") for name in masks}
+    sidecars = {name: read_sidecar(folder / f"{name}.json") for name in masks}
     labels: Names = {}
     entries = []
     for name in sorted(masks.keys() | failed.keys()):
@@ -86,7 +94,11 @@ def gather_masks(folder: Path, images: Path | None, key_file: Path, report: Repo
     source = _Source(masks, {}, Images(images, None, key_file))
     models = sorted({str(tree["model_sha256"]) for tree in sidecars.values() if "model_sha256" in tree})
     versions = sorted(
-        {str(t["versions"]["medseg"]) for t in sidecars.values() if "medseg" in t.get("versions", {})}
+        {
+            str(tree["versions"]["medseg"])
+            for tree in sidecars.values()
+            if "medseg" in tree.get("versions", {})
+        }
     )
     facts = [("Masks", f"{len(masks)}"), *(("SHA-256 of the model", model) for model in models)]
     facts.append(
@@ -137,7 +149,6 @@ def gather_evaluation(
         ConfigError: INPUT_MISSING.
     """
     rows = read_rows(folder / "cases.csv")
-    entries = [Entry(name, found) for name, found in sorted(rows.items())]
     labels: Names = {}
     for row in (row for found in rows.values() for row in found):
         if row["label"] != "region":
@@ -150,7 +161,15 @@ def gather_evaluation(
             hint="give --reference and --predicted too",
             code="INPUT_MISSING",
         )
-    source = _Source(found_masks, truths, Images(images, None, key_file))
+    missing = {
+        name: UNCOMPARED if name in found_masks else f"PREDICTION_MISSING: {NO_PARTNER}"
+        for name in truths.keys() - rows.keys()
+    }
+    entries = [
+        Entry(name, rows.get(name, []), error=missing.get(name, "")) for name in sorted(rows.keys() | missing)
+    ]
+    is_instances = list(labels.values()) == [INSTANCES]
+    source = _Source(found_masks, truths, Images(images, None, key_file), is_instances)
     note = "" if found_masks and truths else "Give --reference, --predicted and --images to see the cases."
     return Subject(
         "Evaluation",

@@ -18,7 +18,7 @@ from medseg.data.plan import Plan
 from medseg.data.store import StoredCase
 from medseg.metrics import hide_ignored
 from medseg.tracking.review import Channel, Entry, Scene
-from medseg.workflows.review_sources import Images, Subject, make_scene, read_mask, read_rows
+from medseg.workflows.review_sources import Images, Subject, list_failed, make_scene, read_mask, read_rows
 from medseg.workflows.run_folder import RunFolder
 
 UNITS = {"ct": "HU"}
@@ -45,12 +45,10 @@ def gather_run(root: Path, images: Path | None, key_file: Path) -> Subject:
         rows["test"] = read_rows(test)
     unlikely = find_unlikely(config, run)
     report = read_if_whole(run.root / "report.json")
-    failed = {
-        case["id"]: f"{case['code']}: {case['message']}"
-        for case in report.get("cases", [])
-        if case["status"] in {"rejected", "failed"}
-    }
     scored = {name: found for part in rows.values() for name, found in part.items()}
+    # The check refuses once; the report is that of the last command, which may have been `train`.
+    checked = list_failed(read_if_whole(run.check / "report.json"))
+    failed = {name: why for name, why in checked.items() if name not in scored} | list_failed(report)
     entries = [
         Entry(
             name,
@@ -131,7 +129,7 @@ def describe_channels(config: Config, plan: Plan) -> tuple[list[Channel], str]:
 def find_unlikely(config: Config, run: RunFolder) -> dict[str, float]:
     """Return case id -> p of the outlier test, each case judged by the other parts of the cohort.
 
-    Empty without RUN/trust.json; see docs/trust.md.
+    Empty without RUN/trust.json or without the records of predictions; see docs/trust.md.
     """
     if not (run.root / "trust.json").exists():
         return {}
@@ -147,6 +145,8 @@ def find_unlikely(config: Config, run: RunFolder) -> dict[str, float]:
         path.name.removesuffix("_trust.safetensors"): load(path.read_bytes())["image"]
         for path in sorted(run.root.glob("predictions/fold_*/*_trust.safetensors"))
     }
+    if not records:
+        return {}
     names = list(records)
     parts, _ = assign_parts(run, names, patients)
     features, weights = np.stack(list(records.values())), weigh_patients([patients[name] for name in names])

@@ -15,6 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from medseg.core.errors import ConfigError, DataError, GeometryError
+from medseg.core.files import read_if_whole
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Labels, Volume, canonical_axes, grid_on_axes, view_axes
 from medseg.data.cases import Case, make_id, pseudonymize, read_key
@@ -67,6 +68,30 @@ def read_rows(path: Path) -> dict[str, list[dict[str, Any]]]:
             kept = {name: row[name] for name in ("label", "name", "state")}
             found.setdefault(row["id"], []).append({**kept, **told})
     return found
+
+
+def list_failed(report: Mapping[str, Any]) -> dict[str, str]:
+    """Return case id -> "CODE: message" of a report.json; none of one that is not ours."""
+    told = report.get("cases")
+    cases = [case for case in told if isinstance(case, dict)] if isinstance(told, list) else []
+    return {
+        str(case.get("id")): f"{case.get('code')}: {case.get('message')}"
+        for case in cases
+        if case.get("status") in {"rejected", "failed"}
+    }
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Return the sidecar that `infer` wrote; {} of none, and of another tool's JSON of this name."""
+    tree = read_if_whole(path)
+    labels, trust = tree.get("labels"), tree.get("trust")
+    if not isinstance(tree.get("versions"), dict) or not isinstance(labels, dict):
+        return {}
+    is_ours = isinstance(trust, dict | None) and all(
+        key.isdecimal() and isinstance(row, dict) and {"name", "volume_ml"} <= row.keys()
+        for key, row in labels.items()
+    )
+    return tree if is_ours else {}
 
 
 def _to_number(text: str | None) -> float | None:

@@ -176,6 +176,15 @@ def test_a_rejected_case_of_a_run_stands_first(copied, tmp_path):
     assert blocks["index"]["cases"][0]["block"] is None
 
 
+def test_what_the_check_rejected_is_still_there_after_more_training(copied, tmp_path):
+    for name, cases in (("report.json", []), ("check/report.json", ["bad", IDS[0]])):
+        told = [{"id": case, "status": "rejected", "code": "NII_CRC", "message": "damaged"} for case in cases]
+        write_json(copied / name, {**read_json(copied / name), "cases": told})
+    blocks, _ = show(tmp_path, root=copied)
+    assert row_of(blocks, "bad")["reasons"] == ["NII_CRC: damaged"]
+    assert row_of(blocks, IDS[0])["flags"] != ["failed"]  # it was mended since, and scored
+
+
 def test_a_test_set_is_shown_and_is_no_part_of_the_mean(copied, tmp_path):
     run = copied
     splits = read_json(run / "splits.json")
@@ -211,6 +220,15 @@ def test_the_interval_is_that_of_the_evaluation(evaluation, tmp_path):
     assert blocks["index"]["verdict"].startswith("Mean Dice 0.600 (95 % interval 0.400 to 0.800) on 3 cases")
 
 
+def test_no_interval_is_made_where_the_evaluation_has_none(evaluation, tmp_path):
+    lines = (evaluation / "cases.csv").read_text().splitlines()
+    more = [line.replace(IDS[0], f"again{n}") for n in range(9) for line in lines[1:4]]
+    write_text(evaluation / "cases.csv", "\n".join([*lines, *more]))
+    write_json(evaluation / "metrics.json", {"mean": {"dice": 0.6, "ci95": {"dice": None}}})
+    blocks, _ = show(tmp_path / "page", root=evaluation)
+    assert blocks["index"]["verdict"].startswith("Mean Dice 0.600 (no interval of so few patients) on 12")
+
+
 def test_a_run_without_an_evaluation_is_refused(tiny_run, tmp_path):
     shutil.copy(tiny_run / "config.yaml", tmp_path)
     with pytest.raises(ConfigError) as caught:
@@ -225,6 +243,8 @@ def test_cases_are_judged_against_the_other_parts_once_trust_was_learnt(copied):
     found = find_unlikely(folder.load_config(), folder)
     assert set(found) == set(IDS)
     assert all(1 / 6 - 1e-4 <= p <= 1 for p in found.values())
+    shutil.rmtree(copied / "predictions")
+    assert find_unlikely(folder.load_config(), folder) == {}
 
 
 def test_grey_values_go_back_to_the_scans_own_where_the_plan_knows(tiny_run):
@@ -267,6 +287,43 @@ def test_sidecars_tell_volumes_and_trust(masks, tmp_path):
     assert dict(blocks["index"]["facts"])["SHA-256 of the model"] == "f" * 64
 
 
+FOREIGN = (
+    {"labels": {"background": 0, "tumour": 1}, "versions": {}},
+    {"labels": {"1": "tumour"}, "versions": {}},
+    {"labels": {"1": {"name": "tumour", "volume_ml": 1}}, "versions": None},
+    {"labels": {}, "versions": {}, "trust": "high"},
+    {"id": 1},
+)
+
+
+@pytest.mark.parametrize("tree", FOREIGN)
+def test_json_of_another_tool_is_no_sidecar(masks, tmp_path, tree):
+    folder = tmp_path / "OUT"
+    shutil.copytree(masks / "masks", folder)
+    write_json(folder / f"{IDS[1]}.json", tree)
+    blocks, report = show(tmp_path, root=folder)
+    assert row_of(blocks, IDS[1])["volumes"]["2"] == pytest.approx(18 * 1.5 * 1.5 * 3 / 1000)
+    assert report.exit_code == 0
+
+
+@pytest.mark.parametrize("cases", [{"a": 1}, ["a"], None])
+def test_json_of_another_tool_is_no_report(masks, tmp_path, cases):
+    folder = tmp_path / "OUT"
+    shutil.copytree(masks / "masks", folder)
+    write_json(folder / "report.json", {"cases": cases})
+    blocks, _ = show(tmp_path, root=folder)
+    assert len(blocks["index"]["cases"]) == 3
+
+
+def test_of_more_structures_than_a_byte_counts_the_rest_is_hidden_and_told(tmp_path):
+    array = np.arange(8 * 8 * 5, dtype=np.uint16).reshape(8, 8, 5)  # 0 to 319
+    write_labels(tmp_path / "masks" / "a.nii.gz", Labels(array, Geometry.of_spacing(array.shape, (1, 1, 3))))
+    blocks, _ = show(tmp_path, root=tmp_path / "masks")
+    packed = unpack(blocks["case-0"]["predicted"], array.shape)
+    assert np.array_equal(packed, np.where(array < OTHER, array, OTHER))
+    assert "Images show 254 of 319 structures; the others are hidden." in blocks["index"]["notes"]
+
+
 def test_a_damaged_mask_is_reported_and_the_others_are_shown(masks, tmp_path):
     folder = tmp_path / "OUT"
     shutil.copytree(masks / "masks", folder)
@@ -284,6 +341,34 @@ def test_an_evaluation_shows_its_masks_on_their_images(evaluation, masks, tmp_pa
     assert block["reference"] == block["predicted"]
     assert block["channels"][0]["name"] == "image"
     assert report.exit_code == 0
+
+
+def test_pairs_that_were_not_compared_stand_first(evaluation, masks, tmp_path):
+    lines = (evaluation / "cases.csv").read_text().splitlines()
+    kept = [line for line in lines if not line.startswith((IDS[0], IDS[1]))]
+    write_text(evaluation / "cases.csv", "\n".join(kept))
+    (tmp_path / "some").mkdir()
+    for name in IDS[1:3]:
+        shutil.copy(masks / "masks" / f"{name}.nii.gz", tmp_path / "some")
+    sources = {"reference": masks / "labelsTr", "predicted": tmp_path / "some"}
+    blocks, _ = show(tmp_path / "page", root=evaluation, **sources)
+    told = {case["id"]: case["reasons"] for case in blocks["index"]["cases"][:2]}
+    assert told == {
+        IDS[0]: ["PREDICTION_MISSING: no predicted mask has this id"],
+        IDS[1]: ["not compared: `medseg evaluate` says why"],
+    }
+
+
+def test_objects_of_instances_are_one_structure(tmp_path):
+    array = np.zeros((8, 8, 4), np.uint8)
+    array[1:3, 1:3, 1], array[5:7, 5:7, 2] = 1, 7
+    for name in ("reference", "predicted"):
+        labels = Labels(array, Geometry.of_spacing(array.shape, (1, 1, 3)))
+        write_labels(tmp_path / name / "a.nii.gz", labels)
+    pair = (tmp_path / "reference", tmp_path / "predicted")
+    assert medseg("evaluate", *pair, "-o", tmp_path / "OUT", "--instances").exit_code == 0
+    blocks, _ = show(tmp_path / "page", root=tmp_path / "OUT", reference=pair[0], predicted=pair[1])
+    assert np.array_equal(unpack(blocks["case-0"]["reference"], array.shape), array > 0)
 
 
 def test_an_evaluation_without_masks_is_a_table(evaluation, tmp_path):
@@ -355,6 +440,15 @@ def test_a_case_has_its_share_of_the_page():
     with pytest.raises(ConfigError, match="too few for 200 cases") as caught:
         share_bytes(2, 200)
     assert "--max-mb 5" in caught.value.hint
+
+
+def test_words_of_many_structures_count_towards_the_size(evaluation, tmp_path):
+    lines = (evaluation / "cases.csv").read_text().splitlines()
+    more = [lines[1].replace(",1,organ", f",{n},structure number {n}") for n in range(3, 8000)]
+    write_text(evaluation / "cases.csv", "\n".join([*lines, *more]))
+    with pytest.raises(ConfigError) as caught:
+        build(Sources(evaluation), tmp_path / "page", max_mb=1)
+    assert caught.value.code == "REVIEW_BUDGET"
 
 
 def test_the_page_keeps_within_its_size(masks, tmp_path):

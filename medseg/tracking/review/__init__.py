@@ -7,15 +7,17 @@ viewer.
 
 from medseg.tracking.review.flags import Entry, flag_cases
 from medseg.tracking.review.niivue import write_niivue
-from medseg.tracking.review.page import PageWriter, open_page
-from medseg.tracking.review.scene import Channel, Scene, cut_scene
+from medseg.tracking.review.page import PageWriter, escape_json, open_page
+from medseg.tracking.review.scene import MAX_LABELS, Channel, Scene, cut_scene
 
 __all__ = [
+    "MAX_LABELS",
     "Channel",
     "Entry",
     "PageWriter",
     "Scene",
     "cut_scene",
+    "escape_json",
     "flag_cases",
     "open_page",
     "write_niivue",

@@ -23,6 +23,7 @@ MARGIN_MM = 20.0  # around all structures, at least
 MARGIN_SHARE = 0.1  # ... and this share of their extent
 VOXELS_PER_BYTE = 4.0  # more do not fit: not worth an attempt
 FIRST_GUESS = 1.6  # voxels of one channel and two masks in a byte of text, of a noisy scan
+MAX_LABELS = 254  # structures that images tell apart
 OTHER = 255  # a stored value that no label has, such as an ignored voxel
 ROUNDS = 12
 AIM, WELL_USED = 0.93, 0.85  # share of the budget
@@ -187,7 +188,7 @@ class _Channel:
 
 def _number(labels: NDArray[Any], values: Sequence[int]) -> NDArray[np.uint8]:
     numbered = np.where(labels == 0, 0, OTHER).astype(np.uint8)
-    for place, value in enumerate(values, start=1):
+    for place, value in enumerate(values[:MAX_LABELS], start=1):
         numbered[labels == value] = place
     return numbered
 
