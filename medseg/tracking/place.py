@@ -68,9 +68,10 @@ def is_server(store: str) -> bool:
 
 
 def hide_login(store: str) -> str:
-    """Return the URI of a store without the name and password it may carry."""
+    """Return the URI of a store without the name, password and options that it may carry."""
     parts = urlsplit(store)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}" if parts.scheme else store
 
 
 def make_home() -> None:

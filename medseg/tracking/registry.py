@@ -19,7 +19,8 @@ from typing import Any
 from medseg import __version__
 from medseg.core.errors import ConfigError, ResourceError
 from medseg.tracking import place
-from medseg.tracking.runs import close_to_others, find_folder, list_failures
+from medseg.tracking.runs import close_to_others, find_folder, list_failures, look_up
+from medseg.tracking.spool import is_run_id
 
 ALIAS = "champion"
 ARTIFACT = "model"  # the run's folder of servable models, one for each time it was trained further
@@ -103,21 +104,17 @@ class Registry:
                 place.make_home()
             self._client: Any = MlflowClient(self._store, self._store)
 
-    def require_run(self, run_id: str) -> None:
-        """Refuse a run that this store does not know.
+    def find_run(self, run_id: str) -> str:
+        """Return the store's id of a run, given that or ours.
 
         Raises:
             ConfigError: RUN_UNTRACKED.
         """
-        from mlflow.exceptions import MlflowException
-
         with reached():
-            try:
-                if run_id and self._client.get_run(run_id).info.lifecycle_stage == "active":
-                    return
-            except MlflowException as error:
-                if not is_unknown(error):
-                    raise
+            everywhere = [one.experiment_id for one in self._client.search_experiments()]
+            run = look_up(self._client, everywhere, run_id) if is_run_id(run_id) else None
+            if run is not None:
+                return str(run.info.run_id)
         raise ConfigError(
             "the run is not in this tracking store",
             hint="`medseg train RUN` logs it (without --no-tracking)",

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def _reaching() -> Iterator[None]:
         connect()
         raise DataError(
             f"the store does not take what is in the spool ({_name(error)})",
-            hint="compare the versions of MLflow here and there, and the rights; the spool is kept",
+            hint="all else was sent; compare versions, rights and limits of size: the spool is kept",
             code="TRACKING_REFUSED",
         ) from error
 
@@ -81,28 +82,35 @@ def replay(client: Any, records: Sequence[Record], copies: Path) -> tuple[str, C
     """Send the records of one spool; return the store's id of the run, and how much was sent of each kind.
 
     Raises:
-        DataError: The store named the run once and does not know it now, or does not take something.
+        DataError: The store named the run once and does not know it now, or does not take something; all else
+            was sent.
         ResourceError: It does not answer any more.
     """
     wanted = merge_headers(records)
     with _reaching():
         run, sent = _open(client, wanted)
-        run_id = str(run.info.run_id)
-        sent += _send_metrics(client, run_id, records)
-        sent += _send_tags(client, run, records)
-        for record in records:
-            if record["kind"] == "artifact":
-                folder = record["name"].rpartition("/")[0]
-                if _is_older(record, run) and _has(client, run_id, folder, record["name"]):
-                    continue
-                client.log_artifact(run_id, str(copies / record["copy"]), folder or None)
-            elif record["kind"] == "input":
-                _send_input(client, run_id, record)
-            else:
-                continue
-            sent[f"{record['kind']}s"] += 1
-        _send_status(client, run_id, records)
+    run_id = str(run.info.run_id)
     _tell(wanted, run_id)
+    steps: list[Callable[[], Counter[str]]] = [
+        lambda: _send_metrics(client, run_id, records),
+        lambda: _send_tags(client, run, records),
+        *(partial(_send_input, client, run_id, record) for record in records if record["kind"] == "input"),
+        *(
+            partial(_send_artifact, client, run, record, copies)
+            for record in records
+            if record["kind"] == "artifact"
+        ),
+        lambda: _send_status(client, run_id, records),
+    ]
+    refusals = []
+    for step in steps:  # what is refused hinders nothing else
+        try:
+            with _reaching():
+                sent += step()
+        except DataError as error:
+            refusals.append(error)
+    if refusals:
+        raise refusals[0]
     return run_id, sent
 
 
@@ -114,7 +122,7 @@ def is_waiting(client: Any, records: Sequence[Record]) -> bool:
         return False
     with _reaching():
         experiment_id = find_experiment(client, wanted.experiment, place.find_store())
-        return look_up(client, experiment_id, above) is None
+        return look_up(client, [experiment_id], above) is None
 
 
 def _is_older(record: Record, run: Any) -> bool:
@@ -128,7 +136,7 @@ def _has(client: Any, run_id: str, folder: str, name: str) -> bool:
 
 def _open(client: Any, wanted: Wanted) -> tuple[Any, Counter[str]]:
     store = place.find_store()
-    known = look_up(client, find_experiment(client, wanted.experiment, store), wanted.id)
+    known = look_up(client, [find_experiment(client, wanted.experiment, store)], wanted.id)
     if known is None and not wanted.id.startswith(LOCAL):
         raise DataError(
             "the store does not know the run, or it was deleted",
@@ -172,20 +180,30 @@ def _send_tags(client: Any, run: Any, records: Sequence[Record]) -> Counter[str]
     return Counter(tags=len(new))
 
 
-def _send_input(client: Any, run_id: str, record: Record) -> None:
+def _send_artifact(client: Any, run: Any, record: Record, copies: Path) -> Counter[str]:
+    folder, run_id = record["name"].rpartition("/")[0], run.info.run_id
+    if _is_older(record, run) and _has(client, run_id, folder, record["name"]):
+        return Counter()
+    client.log_artifact(run_id, str(copies / record["copy"]), folder or None)
+    return Counter(artifacts=1)
+
+
+def _send_input(client: Any, run_id: str, record: Record) -> Counter[str]:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     tags = [InputTag(key, value) for key, value in record["tags"].items()]
     client.log_inputs(run_id, [DatasetInput(Dataset(**record["dataset"]), tags)])
+    return Counter(inputs=1)
 
 
-def _send_status(client: Any, run_id: str, records: Sequence[Record]) -> None:
+def _send_status(client: Any, run_id: str, records: Sequence[Record]) -> Counter[str]:
     """End the run as its last session did; as KILLED if it could not say; not if it went on elsewhere."""
     last = max(i for i, record in enumerate(records) if record["kind"] == "run")
     said = [record for record in records[last:] if record["kind"] == "status"]
     status = said[-1]["status"] if said else "KILLED"
     if status != "RUNNING":
         client.set_terminated(run_id, status, records[-1]["ms"])
+    return Counter()
 
 
 def _tell(wanted: Wanted, run_id: str) -> None:

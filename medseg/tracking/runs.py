@@ -33,11 +33,11 @@ def open_run(client: Any, store: str, wanted: Wanted) -> Any:
     if not wanted.parent_id:
         client.set_experiment_tag(experiment_id, place.VIEW_TAG, _word_view(wanted.columns))
         close_gone(client, [experiment_id])
-    run = look_up(client, experiment_id, wanted.id)
+    run = look_up(client, [experiment_id], wanted.id)
     if run is None:
         tags = {**wanted.tags, OWN_ID: wanted.id, **ANONYMOUS}
         if wanted.parent_id:
-            parent = look_up(client, experiment_id, wanted.parent_id)
+            parent = look_up(client, [experiment_id], wanted.parent_id)
             if parent or not wanted.parent_id.startswith(LOCAL):  # else its spool was removed
                 tags[PARENT] = parent.info.run_id if parent else wanted.parent_id
         run = client.create_run(experiment_id, wanted.started_ms, tags, wanted.name)
@@ -83,7 +83,7 @@ def _word_view(columns: Sequence[str]) -> str:
     return json.dumps({"selectedColumns": shown, **facets, **order})
 
 
-def look_up(client: Any, experiment_id: str, run_id: str) -> Any:
+def look_up(client: Any, experiment_ids: Sequence[str], run_id: str) -> Any:
     """Return a run by the store's id or by ours; None where it is not there or was deleted."""
     from mlflow.exceptions import MlflowException
 
@@ -92,7 +92,7 @@ def look_up(client: Any, experiment_id: str, run_id: str) -> Any:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        found = client.search_runs([experiment_id], f"tags.`{OWN_ID}` = '{run_id}'", max_results=1)
+        found = client.search_runs(list(experiment_ids), f"tags.`{OWN_ID}` = '{run_id}'", max_results=1)
         return found[0] if found else None
     return run if run.info.lifecycle_stage == "active" else None
 
@@ -153,5 +153,6 @@ def _hide_paths(value: Any) -> Any:
 
 
 def clean(name: str) -> str:
-    """Keep what MLflow allows in names: letters, digits, `_-. /:`."""
-    return re.sub(r"[^\w\-. /:]", "_", name)[:250]
+    """Keep what MLflow allows in names: letters, digits, `_-. /:`, and no part of a path that is none."""
+    parts = re.sub(r"[^\w\-. /:]", "_", name)[:250].split("/")
+    return "/".join(part for part in parts if part not in ("", ".", "..")) or "_"

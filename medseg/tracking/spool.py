@@ -13,7 +13,9 @@ import fcntl
 import json
 import logging
 import os
+import re
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +29,9 @@ from medseg.tracking import place
 log = logging.getLogger(__name__)
 
 LOCAL = "local-"  # how the ids begin that we gave
+RUN_ID = re.compile(rf"({LOCAL})?[0-9a-f]{{32}}")
 LIMIT_BYTES = 1 << 30  # of all spools together, about: each counts what is there when it opens
+SMALL = ("tag", "status")  # kinds that are kept however full the spool is: how a run ended, above all
 FLUSH_S = 1.0  # epochs shorter than this share a flush to the disk
 
 
@@ -50,6 +54,11 @@ class Wanted:
 def make_id() -> str:
     """Return an id for a run that the store has not named yet."""
     return LOCAL + secrets.token_hex(16)
+
+
+def is_run_id(text: object) -> bool:
+    """Whether this is an id of MLflow's or of ours: it becomes part of a path and of a search."""
+    return isinstance(text, str) and RUN_ID.fullmatch(text) is not None
 
 
 def find_folder() -> Path:
@@ -75,7 +84,7 @@ class Spool:
         """
         self._open()
         line = json.dumps({"kind": kind, "ms": now_ms(), **payload}, allow_nan=False) + "\n"
-        if self._take(len(line)):
+        if self._take(len(line)) or kind in SMALL:
             self._write(line.encode())
 
     def add_file(self, source: Path, name: str) -> None:
@@ -97,7 +106,7 @@ class Spool:
     def _open(self) -> Path:
         if self._file < 0 or self.path is None:
             self.path, self._file = _open_free(self.wanted.id)
-            self._bytes = sum(path.stat().st_size for path in find_folder().rglob("*") if path.is_file())
+            self._bytes = _measure(find_folder())
             if _is_cut(self.path):
                 self._write(b"\n")
             self._write(json.dumps({"kind": "run", "ms": now_ms(), **asdict(self.wanted)}).encode() + b"\n")
@@ -180,12 +189,34 @@ def read_spool(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 @contextmanager
 def holding(path: Path) -> Iterator[bool]:
-    """Yield whether the spool is ours for the block: False where a process may still add to it."""
-    file = os.open(path, os.O_RDWR)
+    """Yield whether the spool is ours for the block: False where another process has it, or has sent it."""
     try:
-        yield _lock(file)
+        file = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        yield _lock(file) and _is_at(file, path)
     finally:
         os.close(file)
+
+
+def remove(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Remove a spool that we hold, and the copies of its records: a new session may have begun others."""
+    folder = path.with_suffix("")
+    path.unlink()
+    for record in records:
+        if record["kind"] == "artifact":
+            shutil.rmtree((folder / record["copy"]).parent, ignore_errors=True)
+    with suppress(OSError):  # not there, or not empty
+        folder.rmdir()
+
+
+def sweep() -> None:
+    """Remove copies whose records are gone: a kill came between the two."""
+    for folder in [entry for entry in find_folder().glob("*") if entry.is_dir()]:
+        if not folder.with_name(f"{folder.name}.jsonl").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def now_ms() -> int:
@@ -199,10 +230,19 @@ def _open_free(run_id: str) -> tuple[Path, int]:
     while True:
         path = find_folder() / f"{run_id}{f'.{number}' if number else ''}.jsonl"
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-        if _lock(file):
+        is_ours = _lock(file)
+        if is_ours and _is_at(file, path):
             return path, file
         os.close(file)
-        number += 1
+        number += not is_ours  # else a sync has removed it meanwhile: the same name again
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Whether an open file is still what the path names."""
+    try:
+        return os.fstat(file).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: int) -> bool:
@@ -213,6 +253,14 @@ def _lock(file: int) -> bool:
     return True
 
 
+def _measure(folder: Path) -> int:
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a sync removes what it sent
+            size += path.stat().st_size
+    return size
+
+
 def _is_cut(path: Path) -> bool:
     with path.open("rb") as stream:
         size = stream.seek(0, os.SEEK_END)
@@ -221,6 +269,6 @@ def _is_cut(path: Path) -> bool:
 
 
 def _find_begin(path: Path) -> tuple[int, str]:
-    with path.open("rb") as stream, suppress(ValueError, KeyError):
+    with suppress(ValueError, KeyError, FileNotFoundError), path.open("rb") as stream:
         return int(json.loads(stream.readline())["ms"]), path.name
     return 0, path.name

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from medseg.tracking import place, process
 from medseg.tracking.runs import OPENED, clean, close_to_others, find_folder, flatten, list_failures, open_run
-from medseg.tracking.spool import LOCAL, Recorder, Spool, Wanted, make_id, now_ms
+from medseg.tracking.spool import LOCAL, Recorder, Spool, Wanted, is_run_id, make_id, now_ms
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -214,14 +214,14 @@ def start_run(
         params: The resolved configuration; nested keys are joined by dots, long values cut, paths hidden.
         tags: Plain facts such as version or device; no paths, no patients.
         columns: The metrics that the list of runs shows.
-        run_id: A run that is to go on; a new one is opened if the store does not know it.
+        run_id: A run that is to go on; a new one is opened if the store does not know it, or this is no id.
         parent_id: The run below which this one is shown.
         record: JSON file in which `medseg tracking sync` puts the store's id in the place of ours.
     """
     place.prepare_mlflow()
     store = place.find_store()
     wanted = Wanted(
-        id=run_id or make_id(),
+        id=run_id if run_id and is_run_id(run_id) else make_id(),
         experiment=experiment,
         name=name,
         params=flatten(params or {}),

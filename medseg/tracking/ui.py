@@ -77,8 +77,15 @@ def _open_server(
     place.make_home()
     port = _choose_port(host, port)
     address = exposure.reach(host, port)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
-    command += ["--default-artifact-root", place.find_artifacts().as_uri(), "--no-serve-artifacts"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--default-artifact-root",
+        place.find_artifacts().as_uri(),
+    ]
+    command += ["--no-serve-artifacts"]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
     command += exposure.make_options(host, port, names)
     with _open_private(place.find_home() / LOG) as log:
@@ -89,6 +96,7 @@ def _open_server(
             stdout=log,
             stderr=log,
             cwd=place.find_home(),
+            env={**os.environ, "MLFLOW_BACKEND_STORE_URI": store},  # all users can read a command line
             start_new_session=True,
         )
         try:

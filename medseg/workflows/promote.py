@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from medseg.core.errors import ConfigError, DataError, ResourceError
+from medseg.core.errors import ConfigError, DataError, MedsegError
 from medseg.core.files import read_if_whole, sha256_of_file
 from medseg.inference.model import load_model
 from medseg.metrics.paired import METHOD, MIN_GROUPS, Interval, bootstrap_mean
@@ -88,8 +88,7 @@ def register(run: RunFolder, registry: Registry) -> Version:
         ResourceError: REGISTRY_LOST.
     """
     scores = load_scores(run, "the run")
-    run_id = str(read_if_whole(run.root / "tracking.json").get("run_id", ""))
-    registry.require_run(run_id)
+    run_id = registry.find_run(str(read_if_whole(run.root / "tracking.json").get("run_id", "")))
     name = run.load_config().name
     sha256 = load_model(run.model, torch.device("cpu"), trust_code=True).sha256
     known = registry.find_version(name, sha256)
@@ -103,11 +102,13 @@ def register(run: RunFolder, registry: Registry) -> Version:
 
 
 def register_if_possible(run: RunFolder) -> Version | None:
-    """Register at the end of a run, which a store that is down must not fail."""
+    """Register at the end of a run, which must not fail by it: the run is done."""
     try:
         return register(run, Registry())
-    except ResourceError as error:
+    except MedsegError as error:
         log.warning("REGISTRY_LOST the model is not registered: %s", error.message)
+    except OSError as error:  # a full disk
+        log.warning("REGISTRY_LOST the model is not registered: %s", type(error).__name__)
     return None
 
 

@@ -80,7 +80,8 @@ def open_fold(parent: Tracker, config: Config, folder: RunFolder, fold: int) -> 
     """Open the run of a fold, below that of its folder; off where the parent is."""
     if not parent.is_on:
         return Tracker.off()
-    known = read_if_whole(folder.root / KNOWN).get("folds", {})
+    told = read_if_whole(folder.root / KNOWN).get("folds")
+    known = told if isinstance(told, dict) else {}
     tracker = start_run(
         config.name,
         f"fold {fold}",

@@ -6,7 +6,6 @@ A spool is removed when all of it arrived; killed anywhere before, the same comm
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 from medseg.core.errors import DataError
 from medseg.tracking import place
 from medseg.tracking.replay import Record, connect, is_waiting, merge_headers, replay
-from medseg.tracking.spool import holding, list_spools, read_spool
+from medseg.tracking.spool import holding, list_spools, read_spool, remove, sweep
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
 
@@ -37,6 +36,7 @@ def sync(*, progress: Progress, report: Report, is_moved: bool = False) -> None:
     """
     total: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
     report.extra["sync"] = total
+    sweep()
     spools = list_spools()
     if not spools:
         return
@@ -50,7 +50,7 @@ def sync(*, progress: Progress, report: Report, is_moved: bool = False) -> None:
                     if is_ours:
                         _send(client, path, result, total, is_moved)
                     else:
-                        result.status, result.message = "skipped", "a process is still at work on it"
+                        result.status, result.message = "skipped", "another process is at work on it"
             except DataError as error:
                 result = CaseResult.of_error(path.stem, error)
             result.seconds = time.monotonic() - started
@@ -68,9 +68,7 @@ def _send(client: Any, path: Path, result: CaseResult, total: Counter[str], is_m
         return
     result.id, sent = replay(client, records, path.with_suffix(""))
     total.update(sent)
-    # The file goes first: a folder without one is never sent again.
-    path.unlink()
-    shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+    remove(path, records)
 
 
 def _check_store(records: Sequence[Record], is_moved: bool) -> None:

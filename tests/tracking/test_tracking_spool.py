@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from medseg.core.errors import DataError, ResourceError
 from medseg.tracking import spool as spools
@@ -224,6 +226,96 @@ def test_what_a_later_session_stored_is_not_replaced_by_what_an_earlier_one_spoo
         Path(client.download_artifacts(later.run_id, f"{name}.txt")).read_text() for name in ("note", "alone")
     ]
     assert texts == ["new", "old alone"]
+
+
+def test_what_the_store_refuses_hinders_nothing_else(dead, monkeypatch):
+    with dead():
+        tracker = start_run("refuses", "run")
+        fill(tracker)
+        tracker.end()
+    send = MlflowClient.log_artifact
+
+    def refuse(self, run_id, path, folder=None):
+        if path.endswith("cases.json"):
+            raise MlflowException("413")
+        send(self, run_id, path, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifact", refuse)
+        (case,) = run_sync().cases
+    assert case.code == "TRACKING_REFUSED"
+    (run,) = connect().search_runs([connect().get_experiment_by_name("refuses").experiment_id])
+    assert run.info.status == "FINISHED" and run.data.metrics["val/dice"] == 0.5
+    assert {file.path for file in connect().list_artifacts(run.info.run_id)} == {"notes", "images"}
+    assert [case.status for case in run_sync().cases] == ["done"]  # later it takes the rest
+    assert "cases.json" in {file.path for file in connect().list_artifacts(run.info.run_id)}
+
+
+def test_session_that_begins_while_a_sync_ends_keeps_its_copies(dead, monkeypatch):
+    with dead():
+        first = start_run("meets", "run")
+        first.log_content("one", "one.txt")
+        first.end()
+    remove = Path.unlink
+
+    def begin(path, **options):
+        remove(path, **options)
+        if path.suffix == ".jsonl":
+            monkeypatch.setattr(Path, "unlink", remove)
+            with dead():
+                second = start_run("meets", "run", run_id=first.run_id)
+                second.log_content("two", "two.txt")
+                second.end()
+
+    monkeypatch.setattr(Path, "unlink", begin)
+    assert [case.status for case in run_sync().cases] == ["done"]
+    (case,) = run_sync().cases
+    assert case.status == "done"
+    assert {file.path for file in connect().list_artifacts(case.id)} == {"one.txt", "two.txt"}
+
+
+def test_session_that_opened_a_spool_which_was_removed_takes_a_new_one(dead, monkeypatch):
+    with dead():
+        first = start_run("removes", "run")
+        first.end()
+    path = find_folder() / f"{first.run_id}.jsonl"
+    lock = spools._lock
+
+    def remove_first(file: int) -> bool:
+        monkeypatch.setattr(spools, "_lock", lock)
+        path.unlink()
+        return lock(file)
+
+    monkeypatch.setattr(spools, "_lock", remove_first)
+    with dead():
+        start_run("removes", "run", run_id=first.run_id).end()
+    assert list_spools() == [path]
+
+
+def test_copies_without_records_are_swept(dead):
+    folder = find_folder() / f"{LOCAL}{'0' * 32}"
+    (folder / "token").mkdir(parents=True)
+    (folder / "token" / "note.txt").touch()
+    run_sync()
+    assert not folder.exists()
+
+
+def test_spool_that_another_sync_has_sent_is_left_alone(dead, monkeypatch):
+    with dead():
+        start_run("twice", "run").end()
+    spools_then = list_spools()
+    run_sync()
+    monkeypatch.setattr("medseg.workflows.tracking_sync.list_spools", lambda: spools_then)
+    assert [case.status for case in run_sync().cases] == ["skipped"]
+
+
+@pytest.mark.parametrize("run_id", ["../../evil", "a' or tags.b = 'c", "", "0" * 31])
+def test_what_is_no_id_is_none(dead, run_id):
+    with dead():
+        tracker = start_run("no id", "run", run_id=run_id)
+        tracker.end()
+    assert [path.stem for path in list_spools()] == [tracker.run_id]
+    assert tracker.run_id.startswith(LOCAL)
 
 
 def test_two_sessions_without_a_store_become_one_run(dead):

@@ -12,8 +12,8 @@ import pytest
 
 import medseg
 from medseg.tracking import process
-from medseg.tracking.place import find_store, link_to, prepare_mlflow
-from medseg.tracking.runs import MAX_VALUE, flatten
+from medseg.tracking.place import find_store, hide_login, link_to, prepare_mlflow
+from medseg.tracking.runs import MAX_VALUE, clean, flatten
 from medseg.tracking.store import Tracker, start_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -81,6 +81,33 @@ def test_only_the_owner_can_read_what_is_stored(tracking_home: Path):
     own += [tracking_home / "artifacts" / tracker.run_id, *folder_of(tracker, tracking_home).rglob("*")]
     assert len(own) == 7
     assert {path: oct(path.stat().st_mode & 0o77) for path in own} == dict.fromkeys(own, "0o0")
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("left/right//x", "left/right/x"),
+        ("../a/./b", "a/b"),
+        ("/", "_"),
+        ("a<b>", "a_b_"),
+        ("val/dice", "val/dice"),
+    ],
+)
+def test_names_are_ones_that_mlflow_takes(said: str, kept: str):
+    assert clean(said) == kept
+
+
+@pytest.mark.parametrize(
+    ("store", "shown"),
+    [
+        ("https://me:secret@host/mlflow?password=secret", "https://host/mlflow"),
+        ("postgresql:///db", "postgresql:///db"),
+        ("sqlite:////srv/mlflow.db", "sqlite:////srv/mlflow.db"),
+        ("mlruns", "mlruns"),
+    ],
+)
+def test_a_store_is_shown_without_its_login(store: str, shown: str):
+    assert hide_login(store) == shown
 
 
 def test_table_is_tagged_so_that_the_interface_renders_it(tracking_home: Path):

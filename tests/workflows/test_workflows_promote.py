@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from medseg.core.errors import ConfigError, DataError, ResourceError
 from medseg.core.files import read_json, write_csv, write_json
 from medseg.inference.model import SUMS, _write_sums
 from medseg.tracking.place import SETTINGS, find_store
 from medseg.tracking.registry import Registry
+from medseg.tracking.runs import OWN_ID
+from medseg.tracking.spool import LOCAL
 from medseg.tracking.store import start_run
 from medseg.workflows.progress import Progress
 from medseg.workflows.promote import measure_gain, promote, register_if_possible
@@ -232,6 +235,26 @@ def test_the_end_of_a_run_registers_without_a_champion(make_run):
     made = register_if_possible(run)
     assert made is not None and made.number == "1"
     assert Registry().find_champion(made.name) is None
+
+
+def test_a_run_that_was_synced_is_found_by_the_id_it_had_before(make_run, home):
+    run = make_run("a", LOW)
+    ours = LOCAL + "0" * 32
+    known = read_json(run.root / "tracking.json")["run_id"]
+    MlflowClient(find_store()).set_tag(known, OWN_ID, ours)
+    write_json(run.root / "tracking.json", {"run_id": ours})
+    assert Registry().find_run(ours) == known
+    assert decide(run)["decision"] == "first"
+
+
+@pytest.mark.parametrize("error", [ConfigError("no scores"), OSError(28, "No space left on device")])
+def test_what_hinders_registering_does_not_fail_a_finished_run(make_run, monkeypatch, caplog, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("medseg.workflows.promote.register", fail)
+    assert register_if_possible(make_run("a", LOW)) is None
+    assert "REGISTRY_LOST" in caplog.text
 
 
 def row(dice: dict[str, float | None], reference: str = "r") -> dict[str, Any]:
