@@ -428,6 +428,15 @@ def test_what_is_larger_than_the_spool_may_be_is_left_out_with_one_warning(dead,
     assert (report.extra["sync"]["artifacts"], report.extra["sync"]["metrics"]) == (1, 2)
 
 
+def test_how_a_run_ended_is_kept_however_full_the_spool_is(dead, monkeypatch):
+    with dead():
+        tracker = start_run("full", "run")
+        monkeypatch.setattr(spools, "LIMIT_BYTES", 0)
+        tracker.end()
+    (case,) = run_sync().cases
+    assert connect().get_run(case.id).info.status == "FINISHED"
+
+
 def test_spool_that_cannot_be_written_ends_tracking_and_not_the_work(dead, monkeypatch, caplog):
     def fail(*args: object) -> None:
         raise OSError(28, "No space left on device")
