@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from medseg.cli import options as o
-from medseg.cli.session import make_progress, session, summarise
+from medseg.cli.session import make_progress, say_mlflow, session, summarise
 from medseg.core.errors import ConfigError
 
 
@@ -76,10 +76,9 @@ def evaluate(
             )
         drawn = []
         if plots:
-            from medseg.metrics import rows
-            from medseg.workflows.figures import list_drawings, write_figures
+            from medseg.workflows.figures import draw_scores
 
-            drawn = write_figures(out / "plots", list_drawings(rows(scores), report.extra["metrics"]))
+            drawn = draw_scores(out / "plots", scores, report.extra["metrics"])
         if tracking:
             from medseg.workflows.tracked_evaluate import track_evaluation
 
@@ -87,8 +86,7 @@ def evaluate(
         for label, row in report.extra["metrics"]["labels"].items():
             progress.say(_word_label(label, row))
         progress.say(summarise(report))
-        if report.mlflow:
-            progress.say(f"MLflow: {report.mlflow['url']}  (start it with: medseg ui)")
+        say_mlflow(report, progress)
 
 
 def _word_label(label: str, row: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import typer
 from medseg.cli import options as o
 from medseg.cli.cohort import announce, resolve_config
 from medseg.cli.dicom import find_key
-from medseg.cli.session import make_progress, session, summarise
+from medseg.cli.session import make_progress, say_mlflow, session, summarise
 from medseg.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -145,9 +145,8 @@ def show_results(report: Report, out: Path, progress: Progress) -> None:
     progress.say(f"mean Dice {_show(mean.get('dice'))} (standard error {_show(mean.get('dice_se'))})")
     progress.say(summarise(report))
     progress.say(f"model: {out / 'model'}")
-    progress.say(f"overlay: {out / 'evaluation' / 'overlays' / 'median.png'}")
-    if report.mlflow:
-        progress.say(f"MLflow: {report.mlflow['url']}  (start it with: medseg ui)")
+    progress.say(f"review: {out / 'review.html'}  (open it in a browser)")
+    say_mlflow(report, progress)
 
 
 def _show(value: float | None) -> str:

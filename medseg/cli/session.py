@@ -134,6 +134,12 @@ def summarise(report: Report) -> str:
     )
 
 
+def say_mlflow(report: Report, progress: Progress) -> None:
+    """Say where MLflow shows what was done."""
+    if report.mlflow:
+        progress.say(f"MLflow: {report.mlflow['url']}  (start it with: medseg ui)")
+
+
 def make_progress(*, quiet: bool) -> Progress:
     """Return a progress bar on a terminal, plain lines elsewhere, nothing when quiet."""
     from medseg.workflows.progress import Progress

@@ -56,6 +56,11 @@ class Tracker:
         return self._client is not None
 
     @property
+    def link(self) -> dict[str, str] | None:
+        """Id and address of the run, as reports hold them; None where no store has it."""
+        return {"run_id": self.run_id, "url": self.url} if self.url else None
+
+    @property
     def is_spooling(self) -> bool:
         """Whether the store is lost and calls reach the spool."""
         return isinstance(self._client, Recorder)

@@ -273,4 +273,4 @@ def track(
     for kind in ("png", "svg"):
         tracker.log_content(getattr(picture, kind), f"compare.{kind}")
     tracker.end()
-    return {"run_id": tracker.run_id, "url": tracker.url} if tracker.url else None
+    return tracker.link

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,11 @@ def draw_figures(
         chosen = {fold: plots.find_chosen_epoch(history, patience) for fold, history in histories.items()}
         drawings["training"] = lambda: plots.draw_curves(histories, chosen)
     write_figures(folder.evaluation / "plots", drawings)
+
+
+def draw_scores(out: Path, cases: Iterable[CaseMetrics], metrics: Mapping[str, Any]) -> list[Path]:
+    """Draw the scores of any evaluation into a folder, and return the files."""
+    return write_figures(out, list_drawings(rows(cases), metrics))
 
 
 def list_drawings(table: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> Drawings:

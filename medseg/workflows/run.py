@@ -90,7 +90,7 @@ def train_and_evaluate(
 ) -> None:
     """Train folds of a preprocessed run, predict what each held out, and evaluate."""
     tracker = open_tracker(config, folder, is_tracked=is_tracked and is_main_process())
-    report.mlflow = {"run_id": tracker.run_id, "url": tracker.url} if tracker.url else None
+    report.mlflow = tracker.link
     with closing(tracker):
         for fold in folds:
             with closing(open_fold(tracker, config, folder, fold)) as its_own:

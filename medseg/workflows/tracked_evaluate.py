@@ -49,8 +49,7 @@ def track_evaluation(report: Report, scores: Scores, pairs: Pairs, plots: Iterab
     for path in plots:
         tracker.log_artifact(path, "plots")
     tracker.end()
-    if tracker.url:
-        report.mlflow = {"run_id": tracker.run_id, "url": tracker.url}
+    report.mlflow = tracker.link
 
 
 def find_model(pairs: Pairs) -> str:

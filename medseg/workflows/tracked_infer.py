@@ -31,8 +31,7 @@ def track_infer(report: Report, model: TrainedModel, out: Path) -> None:
         tracker.log_metrics({"infer/look": float(judged.count("yes"))})
     tracker.log_table(rows, "cases.json")
     tracker.end("FINISHED")
-    if tracker.url:
-        report.mlflow = {"run_id": tracker.run_id, "url": tracker.url}
+    report.mlflow = tracker.link
 
 
 def describe_case(case: CaseResult, out: Path) -> dict[str, Any]:

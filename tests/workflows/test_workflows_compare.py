@@ -299,7 +299,7 @@ class Recorder:
     """A tracker that keeps what it is given."""
 
     def __init__(self):
-        self.given, self.run_id, self.url, self.is_ended = {}, "new", "link", False
+        self.given, self.link, self.is_ended = {}, {"run_id": "new", "url": "link"}, False
 
     def log_metrics(self, values):
         self.given["metrics"] = values
