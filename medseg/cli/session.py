@@ -111,7 +111,7 @@ def _finish(report: Report, *, as_json: bool, quiet: bool, code: int) -> None:
             print_error(case.id, case.code or "FAILED", case.message or "", case.hint or "")
     for why, count in told.items():
         if count > MAX_TOLD:
-            print(f"{why}: {count - MAX_TOLD} more cases; --json lists all", file=sys.stderr)
+            print(f"{why}: and {count - MAX_TOLD} more; --json lists all", file=sys.stderr)
     if not quiet:
         for case in report.cases:
             for warning, message in case.warnings:

@@ -60,7 +60,7 @@ def test_of_many_cases_with_one_code_the_first_are_named_and_the_rest_counted(
     assert lines[19:] == [
         "GAP c19: a slice is missing",
         "NII_CRC other: damaged",
-        "GAP: 3 more cases; --json lists all",
+        "GAP: and 3 more; --json lists all",
     ]
 
 
