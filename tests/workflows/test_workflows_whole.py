@@ -157,7 +157,7 @@ def test_an_interrupted_training_says_so_to_the_tracker(tiny_run: Path, monkeypa
     ended: list[str] = []
 
     class Recorder:
-        run_id, url, is_on = "r", "u", False
+        link, is_on = None, False
 
         def end(self, status: str) -> None:
             ended.append(status)
