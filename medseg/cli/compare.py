@@ -30,7 +30,9 @@ def compare(
 
     Example: `medseg compare out/no_augment out/default -o out/comparison --metric nsd`
     """
-    with session("compare", subject=str(b), as_json=json, quiet=quiet, verbose=verbose) as report:
+    with session(
+        "compare", subject=str(b), as_json=json, quiet=quiet, verbose=verbose, is_tracked=tracking
+    ) as report:
         progress = make_progress(quiet=quiet)
         from medseg.workflows.compare import compare as work
 

@@ -60,7 +60,12 @@ def compare_configs(
     Example: `medseg compare-configs hippocampus_mr --data cohort -o out/cmp --configs a.yaml b.yaml`
     """
     with session(
-        "compare-configs", subject=subjects[0], as_json=json, quiet=quiet, verbose=verbose
+        "compare-configs",
+        subject=subjects[0],
+        as_json=json,
+        quiet=quiet,
+        verbose=verbose,
+        is_tracked=tracking,
     ) as report:
         progress = make_progress(quiet=quiet)
         settings = o.common(None, device, memory_gb, set_)

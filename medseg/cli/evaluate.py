@@ -50,7 +50,9 @@ def evaluate(
 
     Example: `medseg evaluate labelsTs/ out/masks -o out/evaluation --labels 1,2`
     """
-    with session("evaluate", subject=str(predicted), as_json=json, quiet=quiet, verbose=verbose) as report:
+    with session(
+        "evaluate", subject=str(predicted), as_json=json, quiet=quiet, verbose=verbose, is_tracked=tracking
+    ) as report:
         from medseg.metrics.chosen import choose_metrics
         from medseg.workflows.evaluate import Comparison
         from medseg.workflows.evaluate import evaluate as work

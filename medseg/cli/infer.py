@@ -93,7 +93,9 @@ def infer(
 
     Example: `medseg infer scans/ -m out/hippo -o out/masks`
     """
-    with session("infer", subject=str(inputs[0]), as_json=json, quiet=quiet, verbose=verbose) as report:
+    with session(
+        "infer", subject=str(inputs[0]), as_json=json, quiet=quiet, verbose=verbose, is_tracked=tracking
+    ) as report:
         check_thickness(slice_thickness)
         from medseg.data.studies import Wanted
         from medseg.workflows.shard import parse_shard

@@ -41,7 +41,9 @@ def run(
 
     Example: `medseg run hippocampus_mr --data Task04_Hippocampus -o out/hippo`
     """
-    with session("run", subject=str(data), as_json=json, quiet=quiet, verbose=verbose) as report:
+    with session(
+        "run", subject=str(data), as_json=json, quiet=quiet, verbose=verbose, is_tracked=tracking
+    ) as report:
         resolved = resolve_config(pipeline, config, o.common(seed, device, memory_gb, set_))
         progress = make_progress(quiet=quiet)
         folds = parse_folds(fold, resolved.split.folds)
@@ -91,7 +93,9 @@ def train(
 
     Example: `medseg train out/hippo --fold all`
     """
-    with session("train", subject=str(run), as_json=json, quiet=quiet, verbose=verbose) as report:
+    with session(
+        "train", subject=str(run), as_json=json, quiet=quiet, verbose=verbose, is_tracked=tracking
+    ) as report:
         from medseg.workflows.run_folder import RunFolder
 
         folder = RunFolder(run)

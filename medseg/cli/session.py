@@ -36,9 +36,18 @@ def print_error(subject: str, code: str, message: str, hint: str) -> None:
 
 @contextmanager
 def session(
-    verb: str, *, subject: str = "", as_json: bool = False, quiet: bool = False, verbose: int = 0
+    verb: str,
+    *,
+    subject: str = "",
+    as_json: bool = False,
+    quiet: bool = False,
+    verbose: int = 0,
+    is_tracked: bool = False,
 ) -> Iterator[Report]:
-    """Yield the verb's report; on the way out print it and exit with the contract's code."""
+    """Yield the verb's report; on the way out print it and exit with the contract's code.
+
+    Where it `is_tracked`, an address of MLflow that cannot be one is refused first.
+    """
     from medseg.workflows.report import Report
 
     STARTED.append(verb)
@@ -47,6 +56,10 @@ def session(
     report = Report(verb)
     failure: MedsegError | None = None
     try:
+        if is_tracked:
+            from medseg.tracking.address import find_store
+
+            find_store()
         yield report
     except MedsegError as error:
         failure = error

@@ -8,18 +8,23 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from medseg.tracking.place import find_home, find_store, is_server
+from medseg.core.errors import ConfigError
+from medseg.tracking.address import find_store, is_server
+from medseg.tracking.place import find_home
 
 TIMEOUT_S = 5.0
 
 
 def check_store() -> tuple[str, str]:
     """Return what the tracking store is, and what is wrong with it ("" for nothing), without its address."""
-    store = find_store()
+    try:
+        store = find_store()
+    except ConfigError as error:
+        return "not known", error.message
     if is_server(store):
         return "a server", _ask_server(store)
     if os.environ.get("MLFLOW_TRACKING_URI"):
-        return f"{urlsplit(store).scheme or 'a folder'}, not checked", ""
+        return f"{urlsplit(store).scheme}, not checked", ""
     path = find_home() / "mlflow.db"
     if path.exists():
         return "a database", _open_database(path)

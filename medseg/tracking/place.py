@@ -1,4 +1,4 @@
-"""Where runs are tracked, and the settings every MLflow process of ours starts with.
+"""The folder of runs on this machine, and the settings every MLflow process of ours starts with.
 
 MLflow's own defaults are a database in the current folder, telemetry, a job runner, unpickling, and HTTP
 retries that hold a caller for minutes. All are switched by environment variables, some of which MLflow reads
@@ -12,13 +12,8 @@ import logging
 import os
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from medseg.core.files import make_folder
-
-VIEW = "medseg"  # the list of runs with our columns; MLflow's own shows no metric
-VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
-DEFAULT_PORT = 5000  # MLflow's own
 
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -52,26 +47,9 @@ def find_home() -> Path:
     return Path(os.environ.get("MEDSEG_HOME") or "~/.local/share/medseg").expanduser().absolute()
 
 
-def find_store() -> str:
-    """Return the URI of the tracking store: `MLFLOW_TRACKING_URI` or the database in the home folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{find_home() / 'mlflow.db'}"
-
-
 def find_artifacts() -> Path:
     """Return the folder of artifacts; a tracking server keeps them itself and does not use it."""
     return find_home() / "artifacts"
-
-
-def is_server(store: str) -> bool:
-    """Say whether the store is a running server rather than a database."""
-    return urlsplit(store).scheme in ("http", "https")
-
-
-def hide_login(store: str) -> str:
-    """Return the URI of a store without the name, password and options that it may carry."""
-    parts = urlsplit(store)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}" if parts.scheme else store
 
 
 def make_home() -> None:
@@ -79,17 +57,3 @@ def make_home() -> None:
     make_folder(find_artifacts())
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         (find_home() / "mlflow.db").touch(mode=0o600, exist_ok=True)
-
-
-def link_to(server: str, fragment: str, view: str = "") -> str:
-    """Return a link into the web interface, without the credentials that `server` may carry.
-
-    MLflow 3 opens on its pages for language models; the query parameter after the fragment selects the
-    pages with runs, charts and artifacts. `view` names a stored view of the list of runs.
-    """
-    parts = urlsplit(server)
-    shared = f"&viewStateShareKey={view}" if view else ""
-    host = parts.netloc.rpartition("@")[2]
-    return (
-        f"{parts.scheme}://{host}{parts.path.rstrip('/')}/#{fragment}?workflowType=machine_learning{shared}"
-    )

@@ -18,7 +18,7 @@ from typing import Any
 
 from medseg import __version__
 from medseg.core.errors import ConfigError, ResourceError
-from medseg.tracking import place
+from medseg.tracking import address, place
 from medseg.tracking.runs import close_to_others, find_folder, list_failures, look_up
 from medseg.tracking.spool import is_run_id
 
@@ -98,9 +98,9 @@ class Registry:
         place.prepare_mlflow()
         from mlflow.tracking import MlflowClient
 
-        self._store = place.find_store()
+        self._store = address.find_store()
         with reached():
-            if not place.is_server(self._store):
+            if not address.is_server(self._store):
                 place.make_home()
             self._client: Any = MlflowClient(self._store, self._store)
 
@@ -200,8 +200,8 @@ class Registry:
 
     def link(self, version: Version) -> str:
         """Return a link to a version in the web interface."""
-        server = self._store if place.is_server(self._store) else f"http://127.0.0.1:{place.DEFAULT_PORT}"
-        return place.link_to(server, f"/models/{version.name}/versions/{version.number}")
+        server = address.name_server(self._store)
+        return address.link_to(server, f"/models/{version.name}/versions/{version.number}")
 
     def tag(self, version: Version, tags: Mapping[str, str]) -> None:
         """Set tags of a version."""

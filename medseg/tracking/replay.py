@@ -17,7 +17,7 @@ from typing import Any
 
 from medseg.core.errors import DataError, ResourceError
 from medseg.core.files import write_text
-from medseg.tracking import place
+from medseg.tracking import address, place
 from medseg.tracking.runs import OPENED, find_experiment, list_failures, look_up, open_run
 from medseg.tracking.spool import LOCAL, Wanted, find_folder
 from medseg.tracking.store import MAX_METRICS, TABLES
@@ -34,9 +34,9 @@ def connect() -> Any:
     place.prepare_mlflow()
     from mlflow.tracking import MlflowClient
 
-    store = place.find_store()
+    store = address.find_store()
     try:
-        if not place.is_server(store):
+        if not address.is_server(store):
             place.make_home()
         client = MlflowClient(store)
         client.search_experiments(max_results=1)
@@ -121,7 +121,7 @@ def is_waiting(client: Any, records: Sequence[Record]) -> bool:
     if not above.startswith(LOCAL) or not (find_folder() / f"{above}.jsonl").exists():
         return False
     with _reaching():
-        experiment_id = find_experiment(client, wanted.experiment, place.find_store())
+        experiment_id = find_experiment(client, wanted.experiment, address.find_store())
         return look_up(client, [experiment_id], above) is None
 
 
@@ -135,7 +135,7 @@ def _has(client: Any, run_id: str, folder: str, name: str) -> bool:
 
 
 def _open(client: Any, wanted: Wanted) -> tuple[Any, Counter[str]]:
-    store = place.find_store()
+    store = address.find_store()
     known = look_up(client, [find_experiment(client, wanted.experiment, store)], wanted.id)
     if known is None and not wanted.id.startswith(LOCAL):
         raise DataError(

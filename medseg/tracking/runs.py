@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from medseg.tracking import place, process
+from medseg.tracking import address, place, process
 from medseg.tracking.spool import LOCAL, Wanted
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the page for language models opens
@@ -31,7 +31,7 @@ def open_run(client: Any, store: str, wanted: Wanted) -> Any:
     """Return the run as the store has it, with its parameters; it is created where it is not there."""
     experiment_id = find_experiment(client, wanted.experiment, store)
     if not wanted.parent_id:
-        client.set_experiment_tag(experiment_id, place.VIEW_TAG, _word_view(wanted.columns))
+        client.set_experiment_tag(experiment_id, address.VIEW_TAG, _word_view(wanted.columns))
         close_gone(client, [experiment_id])
     run = look_up(client, [experiment_id], wanted.id)
     if run is None:
@@ -58,7 +58,7 @@ def find_experiment(client: Any, name: str, store: str) -> str:
 
     found = client.get_experiment_by_name(name)
     if found is None:
-        folder = None if place.is_server(store) else place.find_artifacts().as_uri()
+        folder = None if address.is_server(store) else place.find_artifacts().as_uri()
         try:
             return str(client.create_experiment(name, artifact_location=folder, tags=KIND))
         except MlflowException:  # another process was faster

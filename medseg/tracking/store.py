@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medseg.tracking import place, process
+from medseg.tracking import address, place, process
 from medseg.tracking.runs import OPENED, clean, close_to_others, find_folder, flatten, list_failures, open_run
 from medseg.tracking.spool import LOCAL, Recorder, Spool, Wanted, is_run_id, make_id, now_ms
 
@@ -144,8 +144,8 @@ class Tracker:
             self._spool.move_to(self.run_id)
         self._tables = [table["path"] for table in json.loads(run.data.tags.get(TABLES, "[]"))]
         self._artifacts = find_folder(run.info.artifact_uri)
-        server = store if place.is_server(store) else f"http://127.0.0.1:{place.DEFAULT_PORT}"
-        self.url = place.link_to(server, f"/experiments/{run.info.experiment_id}/runs/{self.run_id}")
+        server = address.name_server(store)
+        self.url = address.link_to(server, f"/experiments/{run.info.experiment_id}/runs/{self.run_id}")
 
     def _try(self, call: Callable[[], T]) -> T | None:
         if self._client is None:
@@ -224,7 +224,7 @@ def start_run(
         record: JSON file in which `medseg tracking sync` puts the store's id in the place of ours.
     """
     place.prepare_mlflow()
-    store = place.find_store()
+    store = address.find_store()
     wanted = Wanted(
         id=run_id if run_id and is_run_id(run_id) else make_id(),
         experiment=experiment,
@@ -233,7 +233,7 @@ def start_run(
         tags=dict(tags or {}),
         columns=list(columns),
         parent_id=parent_id,
-        store=place.hide_login(store),
+        store=address.hide_login(store),
         started_ms=now_ms(),
         record=str(record.absolute()) if record else "",
     )
@@ -256,7 +256,7 @@ def find_run(**tags: str) -> tuple[str, str]:
     from mlflow.tracking import MlflowClient
 
     try:
-        client = MlflowClient(place.find_store())
+        client = MlflowClient(address.find_store())
         names = {one.experiment_id: one.name for one in client.search_experiments()}
         where = " and ".join(f"tags.`medseg.{tag}` = '{value}'" for tag, value in tags.items())
         runs = client.search_runs(list(names), where, max_results=1)
@@ -268,7 +268,7 @@ def find_run(**tags: str) -> tuple[str, str]:
 def _open(tracker: Tracker, store: str, wanted: Wanted) -> None:
     from mlflow.tracking import MlflowClient
 
-    if not place.is_server(store):
+    if not address.is_server(store):
         place.make_home()
     client = tracker._client = MlflowClient(store)
     run = open_run(client, store, wanted)

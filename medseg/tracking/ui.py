@@ -20,6 +20,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 from medseg.core.errors import ResourceError
 from medseg.core.interrupt import as_interrupt
 from medseg.tracking import exposure, place
+from medseg.tracking.address import DEFAULT_PORT, VIEW, VIEW_TAG, find_store, is_server, link_to
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ OPENER = build_opener(ProxyHandler({}))  # loopback never goes through the user'
 
 
 def serve(
-    port: int = place.DEFAULT_PORT,
+    port: int = DEFAULT_PORT,
     host: str = "127.0.0.1",
     *,
     names: Sequence[str] = (),
@@ -53,9 +54,9 @@ def serve(
         ConfigError: The host is not loopback and `is_open` is not set, or a name is none.
         ResourceError: The server does not start, or stops by itself.
     """
-    store = place.find_store()
-    if place.is_server(store):
-        announce(place.link_to(store, "/experiments"))
+    store = find_store()
+    if is_server(store):
+        announce(link_to(store, "/experiments"))
         return
     exposure.check_exposure(host, names, is_open=is_open)
     with as_interrupt(signal.SIGTERM):
@@ -130,10 +131,10 @@ def _link_to_newest(address: str) -> str:
     query = {"experiment_ids": list(tags), "order_by": ["attributes.start_time DESC"], "max_results": 1}
     runs = _ask(address, "runs/search", query).get("runs", []) if tags else []
     if not runs:
-        return place.link_to(address, "/experiments")
+        return link_to(address, "/experiments")
     newest = runs[0]["info"]["experiment_id"]
-    view = place.VIEW if place.VIEW_TAG in tags[newest] else ""
-    return place.link_to(address, f"/experiments/{newest}/runs", view)
+    view = VIEW if VIEW_TAG in tags[newest] else ""
+    return link_to(address, f"/experiments/{newest}/runs", view)
 
 
 def _ask(address: str, call: str, query: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.core.errors import DataError
-from medseg.tracking import place
+from medseg.tracking import address
 from medseg.tracking.replay import Record, connect, is_waiting, merge_headers, replay
 from medseg.tracking.spool import holding, list_spools, read_spool, remove, sweep
 from medseg.workflows.progress import Progress
@@ -72,7 +72,7 @@ def _send(client: Any, path: Path, result: CaseResult, total: Counter[str], is_m
 
 
 def _check_store(records: Sequence[Record], is_moved: bool) -> None:
-    meant, store = merge_headers(records).store, place.hide_login(place.find_store())
+    meant, store = merge_headers(records).store, address.hide_login(address.find_store())
     if meant != store and not is_moved:
         raise DataError(
             f"it was meant for {meant}, and the store now is {store}",

@@ -98,10 +98,6 @@ def test_a_server_that_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPat
         assert check_store() == ("a server", "it does not answer (TimeoutError)")
 
 
-@pytest.mark.parametrize(
-    ("store", "said"),
-    [("postgresql://u:p@host/db", "postgresql, not checked"), ("./runs", "a folder, not checked")],
-)
-def test_other_stores_are_named_and_not_checked(monkeypatch: pytest.MonkeyPatch, store: str, said: str):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    assert check_store() == (said, "")
+def test_another_database_is_named_and_not_checked(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////srv/runs.db")
+    assert check_store() == ("sqlite, not checked", "")

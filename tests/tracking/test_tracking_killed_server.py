@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from medseg.core.files import read_json
-from medseg.tracking.place import find_artifacts, find_store
+from medseg.tracking.address import find_store
+from medseg.tracking.place import find_artifacts
 from medseg.tracking.replay import connect
 from medseg.tracking.store import Tracker, start_run
 from medseg.tracking.ui import _choose_port, _wait_until_ready

@@ -12,7 +12,8 @@ import pytest
 
 import medseg
 from medseg.tracking import process
-from medseg.tracking.place import find_store, hide_login, link_to, prepare_mlflow
+from medseg.tracking.address import find_store
+from medseg.tracking.place import prepare_mlflow
 from medseg.tracking.runs import MAX_VALUE, clean, flatten
 from medseg.tracking.store import Tracker, start_run
 
@@ -95,19 +96,6 @@ def test_only_the_owner_can_read_what_is_stored(tracking_home: Path):
 )
 def test_names_are_ones_that_mlflow_takes(said: str, kept: str):
     assert clean(said) == kept
-
-
-@pytest.mark.parametrize(
-    ("store", "shown"),
-    [
-        ("https://me:secret@host/mlflow?password=secret", "https://host/mlflow"),
-        ("postgresql:///db", "postgresql:///db"),
-        ("sqlite:////srv/mlflow.db", "sqlite:////srv/mlflow.db"),
-        ("mlruns", "mlruns"),
-    ],
-)
-def test_a_store_is_shown_without_its_login(store: str, shown: str):
-    assert hide_login(store) == shown
 
 
 def test_table_is_tagged_so_that_the_interface_renders_it(tracking_home: Path):
@@ -290,9 +278,3 @@ def test_flattened_paths_are_hidden_in_lists_too():
     values = {"a": ["~/scans", "C:\\scans", "monai:Gibbs", 1.5], "b": Path("x"), "c": "1/3"}
 
     assert flatten(values) == {"a": '["<path>", "<path>", "monai:Gibbs", 1.5]', "b": "<path>", "c": "1/3"}
-
-
-def test_link_drops_the_credentials_of_the_server():
-    link = link_to("https://me:secret@host:8080/base/", "/experiments/1")
-
-    assert link == "https://host:8080/base/#/experiments/1?workflowType=machine_learning"

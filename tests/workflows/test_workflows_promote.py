@@ -14,7 +14,8 @@ from mlflow.tracking import MlflowClient
 from medseg.core.errors import ConfigError, DataError, ResourceError
 from medseg.core.files import read_json, write_csv, write_json
 from medseg.inference.model import SUMS, _write_sums
-from medseg.tracking.place import SETTINGS, find_store
+from medseg.tracking.address import find_store
+from medseg.tracking.place import SETTINGS
 from medseg.tracking.registry import Registry
 from medseg.tracking.runs import OWN_ID
 from medseg.tracking.spool import LOCAL

@@ -11,7 +11,8 @@ import torch
 
 from medseg.core.files import read_json, write_json
 from medseg.data.store import StoredCase
-from medseg.tracking.place import find_store, prepare_mlflow
+from medseg.tracking.address import find_store
+from medseg.tracking.place import prepare_mlflow
 from medseg.tracking.store import Tracker, find_run
 from medseg.workflows.look import Look
 from medseg.workflows.report import CaseResult
