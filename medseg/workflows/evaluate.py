@@ -97,6 +97,8 @@ def evaluate(
             advance(names[index])
     known = cohort or Cohort()
     summary = summarise(scores, patients=known.patients, groups=known.groups)
+    if comparison.ignore_label is not None:
+        summary["definitions"]["ignore_label"] = comparison.ignore_label
     columns, table = ["id", "label", "name", "state", *scores.value_names], iterate_rows(scores)
     if known.patients:
         columns.insert(1, "patient")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from medseg import __version__
 from medseg.core.errors import ConfigError, DataError
 from medseg.core.files import read_if_whole
 from medseg.core.volume import Labels
+from medseg.data.cases import make_id
+from medseg.io import stem
+from medseg.metrics import hide_ignored
 from medseg.tracking.review import Entry, Scene
 from medseg.workflows.pairs import NO_PARTNER
 from medseg.workflows.report import CaseResult, Report
@@ -40,6 +43,7 @@ class _Source:
     reference: Mapping[str, Path]
     images: Images
     is_instances: bool = False
+    ignore_label: int | None = None
 
     def load(self, case_id: str) -> Scene:
         """Return what there is of a case.
@@ -52,16 +56,21 @@ class _Source:
         found = read_mask(self.predicted[case_id], like) if case_id in self.predicted else None
         if truth is None and found is None:
             raise DataError("there is no mask of this case", hint="predict it too", code="PREDICTION_MISSING")
+        if self.ignore_label is not None and truth is not None and found is not None:
+            found = replace(found, array=hide_ignored(truth.array, found.array, self.ignore_label)[1])
         if self.is_instances:
-            truth, found = (None if mask is None else _flatten(mask) for mask in (truth, found))
+            truth, found = truth and _flatten(truth, self.ignore_label), found and _flatten(found)
         image = self.images.read(case_id) if case_id in self.images else None
         note = "" if image else ("No image of this id was given." if self.images else UNSHOWN)
         return make_scene(found, truth, image, note)
 
 
-def _flatten(mask: Labels) -> Labels:
-    """Return all objects as the one structure that `evaluate --instances` names."""
-    return Labels((mask.array != 0).astype(np.uint8), mask.geometry)
+def _flatten(mask: Labels, ignore_label: int | None = None) -> Labels:
+    """Return all objects as the one structure that `evaluate --instances` names; ignored voxels are 2."""
+    flat = (mask.array != 0).astype(np.uint8)
+    if ignore_label is not None:
+        flat[mask.array == ignore_label] = 2
+    return Labels(flat, mask.geometry)
 
 
 def gather_masks(folder: Path, images: Path | None, key_file: Path, report: Report) -> Subject:
@@ -140,7 +149,7 @@ def gather_evaluation(
 
     Args:
         folder: OUT of `evaluate`.
-        reference: As it was given to `evaluate`.
+        reference: As it was given to `evaluate`, a folder or a file.
         predicted: As it was given to `evaluate`.
         images: The scans.
         key_file: The site's secret for pseudonyms.
@@ -153,8 +162,7 @@ def gather_evaluation(
     for row in (row for found in rows.values() for row in found):
         if row["label"] != "region":
             labels.setdefault(int(row["label"]), row["name"])
-    found_masks = index_masks(predicted) if predicted else {}
-    truths = index_masks(reference) if reference else {}
+    found_masks, truths = _index_pairs(predicted, reference)
     if images is not None and not (found_masks or truths):
         raise ConfigError(
             "images without masks show nothing",
@@ -169,7 +177,9 @@ def gather_evaluation(
         Entry(name, rows.get(name, []), error=missing.get(name, "")) for name in sorted(rows.keys() | missing)
     ]
     is_instances = list(labels.values()) == [INSTANCES]
-    source = _Source(found_masks, truths, Images(images, None, key_file), is_instances)
+    metrics = read_if_whole(folder / "metrics.json")
+    ignored = metrics.get("definitions", {}).get("ignore_label")
+    source = _Source(found_masks, truths, Images(images, None, key_file), is_instances, ignored)
     note = "" if found_masks and truths else "Give --reference, --predicted and --images to see the cases."
     return Subject(
         "Evaluation",
@@ -178,5 +188,15 @@ def gather_evaluation(
         source.load,
         [("medseg", f"{__version__} made this page")],
         [note] if note else [],
-        metrics=read_if_whole(folder / "metrics.json"),
+        metrics=metrics,
     )
+
+
+def _index_pairs(
+    predicted: Path | None, reference: Path | None
+) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
+    """Return id -> mask and id -> reference, as `evaluate` pairs them: two files are one case."""
+    if predicted and reference and predicted.is_file() and reference.is_file():
+        name = make_id(stem(predicted))
+        return {name: predicted}, {name: reference}
+    return index_masks(predicted) if predicted else {}, index_masks(reference) if reference else {}

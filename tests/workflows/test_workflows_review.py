@@ -371,6 +371,33 @@ def test_objects_of_instances_are_one_structure(tmp_path):
     assert np.array_equal(unpack(blocks["case-0"]["reference"], array.shape), array > 0)
 
 
+def test_ignored_voxels_are_neither_objects_nor_mistakes(tmp_path):
+    reference = np.zeros((8, 8, 4), np.uint8)
+    reference[1:3, 1:3, 1], reference[5:7, 5:7, 2] = 1, 9
+    pair = (tmp_path / "labels" / "a.nii.gz", tmp_path / "masks" / "a.nii.gz")
+    grid = Geometry.of_spacing(reference.shape, (1, 1, 3))
+    write_labels(pair[0], Labels(reference, grid))
+    write_labels(pair[1], Labels((reference > 0).astype(np.uint8), grid))
+    options = ("--instances", "--ignore-label", "9")
+    assert medseg("evaluate", *pair, "-o", tmp_path / "OUT", *options).exit_code == 0
+    blocks, _ = show(tmp_path / "page", root=tmp_path / "OUT", reference=pair[0], predicted=pair[1])
+    shown = unpack(blocks["case-0"]["reference"], reference.shape)
+    assert np.array_equal(shown, np.select([reference == 1, reference == 9], [1, 255]))
+    assert np.array_equal(unpack(blocks["case-0"]["predicted"], reference.shape), reference == 1)
+
+
+def test_two_files_are_a_case_called_as_the_mask(tmp_path):
+    array = np.zeros((8, 8, 4), np.uint8)
+    array[1:3, 1:3, 1] = 1
+    pair = (tmp_path / "truth.nii.gz", tmp_path / "made.nii.gz")
+    for path in pair:
+        write_labels(path, Labels(array, Geometry.of_spacing(array.shape, (1, 1, 3))))
+    assert medseg("evaluate", *pair, "-o", tmp_path / "OUT").exit_code == 0
+    blocks, _ = show(tmp_path / "page", root=tmp_path / "OUT", reference=pair[0], predicted=pair[1])
+    assert [(case["id"], case["block"]) for case in blocks["index"]["cases"]] == [("made", 0)]
+    assert blocks["case-0"]["reference"] == blocks["case-0"]["predicted"]
+
+
 def test_an_evaluation_without_masks_is_a_table(evaluation, tmp_path):
     blocks, _ = show(tmp_path / "page", root=evaluation)
     assert list(blocks) == ["index"]
