@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
+import signal
+import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +25,7 @@ from medseg.core.volume import Volume
 from medseg.io import write_volume
 from medseg.tracking.place import SETTINGS as MLFLOW_SETTINGS
 from medseg.tracking.registry import save_servable
+from medseg.tracking.ui import _choose_port, _wait_until_ready
 from medseg.workflows import serve
 from medseg.workflows.promote import CODE
 from medseg.workflows.serve import ScanServer, decode_scan
@@ -201,25 +204,30 @@ def test_the_code_of_the_model_takes_the_defaults_where_no_settings_are_stored(t
 
 
 @pytest.fixture(scope="module")
-def address(environment: pytest.MonkeyPatch, model: Any) -> Iterator[str]:
-    """MLflow's scoring server, as `mlflow models serve` runs it, on loopback in a thread."""
-    import uvicorn
-    from mlflow.pyfunc import scoring_server
-
-    environment.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "")
-    server = uvicorn.Server(uvicorn.Config(scoring_server.init(model), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    [port] = [part.getsockname()[1] for found in server.servers for part in found.sockets]
-    yield f"http://127.0.0.1:{port}/invocations"
-    server.should_exit = True
-    thread.join()
+def address(tiny_run: Path, tiny_home: Path) -> Iterator[str]:
+    """`mlflow models serve`, as docs/serving.md has it, of the model that the run registered."""
+    port, activated = _choose_port("127.0.0.1", 0), f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    store = f"sqlite:///{tiny_home}/mlflow.db"
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/phantom_ct/1"]
+    command += ["--env-manager", "local", "-h", "127.0.0.1", "-p", str(port), "--workers", "1"]
+    server = subprocess.Popen(
+        command,
+        env={**os.environ, **MLFLOW_SETTINGS, "MLFLOW_TRACKING_URI": store, "PATH": activated},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait_until_ready(server, f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait(30)
 
 
 @pytest.mark.parametrize("wrap", ["dataframe_records", "inputs", "instances"])
-def test_the_scoring_server_answers_a_scan_with_the_mask_of_infer(wrap, address, scan, inferred):
+def test_the_registered_model_served_answers_a_scan_with_the_mask_of_infer(wrap, address, scan, inferred):
     body = json.dumps({wrap: [{"nifti": encode(scan.read_bytes())}]}).encode()
     request = Request(address, body, {"Content-Type": "application/json"})  # noqa: S310 - loopback
     with build_opener(ProxyHandler({})).open(request, timeout=60) as reply:
