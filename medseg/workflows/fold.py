@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,11 +26,13 @@ from medseg.data.worklog import Worklog
 from medseg.inference.network import build_network
 from medseg.inference.trained import TrainedModel
 from medseg.losses import LOSSES, deep_supervised, per_region
+from medseg.tracking.store import Tracker
 from medseg.train.loop import Job, Validate
 from medseg.train.memory import checkpoint_blocks
 from medseg.train.transfer import Ends, Moved, transfer
 from medseg.train.validation import make_validation
 from medseg.workflows.look import Look
+from medseg.workflows.progress import Progress
 from medseg.workflows.run_folder import RunFolder
 
 # Settings that no weight depends on.
@@ -56,6 +59,37 @@ class Fold:
         sides = {"training": self.training, "validation": self.validation}
         keys = {f"{side} case {case.id}": case.entry["key"] for side in sides for case in sides[side]}
         return {**settings, **flatten({"plan": plan}), **keys, "fold": self.number}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A fold to train, and who is told.
+
+    Args:
+        config, run, fold: What to train on.
+        device: Where.
+        share: (rank, world).
+        progress: Told after each epoch.
+        tracker: Gets the metrics of each epoch.
+        max_minutes: Train for about this long instead of `train.epochs`.
+        init_from: A model whose weights to start from.
+        auto_shrink: Whether to pass a batch in more parts where memory runs out.
+    """
+
+    config: Config
+    run: RunFolder
+    fold: Fold
+    device: torch.device
+    share: tuple[int, int]
+    progress: Progress
+    tracker: Tracker
+    max_minutes: float | None
+    init_from: Path | None
+    auto_shrink: bool
+
+    @property
+    def folder(self) -> Path:
+        return self.run.fold(self.fold.number)
 
 
 def load_fold(run: RunFolder, config: Config, number: int) -> Fold:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from medseg.config import Config
-from medseg.core.errors import MedsegError, ResourceError, is_out_of_memory
+from medseg.core.errors import MedsegError
 from medseg.core.files import make_folder, write_csv
 from medseg.core.select import select
 from medseg.data.lateral import choose_swaps
-from medseg.data.worklog import Worklog, explain_death
 from medseg.inference.model import load_model
 from medseg.inference.network import choose_device
 from medseg.inference.refine import REFINE
@@ -33,7 +31,7 @@ from medseg.train.precision import use_fast_kernels
 from medseg.train.state import TrainState, load_checkpoint, save_checkpoint, start_state
 from medseg.train.transfer import summarize
 from medseg.workflows.fold import (
-    Fold,
+    Task,
     build_extra,
     label_names,
     load_fold,
@@ -46,11 +44,11 @@ from medseg.workflows.look import Look
 from medseg.workflows.model_folder import export_weights
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import Report
+from medseg.workflows.rescue import explain, mend
 from medseg.workflows.run_folder import RunFolder
 from medseg.workflows.start import (
     Engine,
     note_transfer,
-    save_engine,
     settle_engine,
     settle_epochs,
     settle_start,
@@ -79,37 +77,6 @@ def count_workers(device: torch.device) -> int:
     """Return how many processes make patches: none on a CPU, whose cores are busy anyway."""
     cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(LOADER_WORKERS_GPU, cores)) if device.type == "cuda" else 0
-
-
-@dataclass(frozen=True)
-class Task:
-    """A fold to train, and who is told.
-
-    Args:
-        config, run, fold: What to train on.
-        device: Where.
-        share: (rank, world).
-        progress: Told after each epoch.
-        tracker: Gets the metrics of each epoch.
-        max_minutes: Train for about this long instead of `train.epochs`.
-        init_from: A model whose weights to start from.
-        auto_shrink: Whether to pass a batch in more parts where memory runs out.
-    """
-
-    config: Config
-    run: RunFolder
-    fold: Fold
-    device: torch.device
-    share: tuple[int, int]
-    progress: Progress
-    tracker: Tracker
-    max_minutes: float | None
-    init_from: Path | None
-    auto_shrink: bool
-
-    @property
-    def folder(self) -> Path:
-        return self.run.fold(self.fold.number)
 
 
 def train_fold(
@@ -141,7 +108,7 @@ def train_fold(
         retries: list[Finding] = []
         state = _try(task, workers)
         while isinstance(state, MedsegError):
-            workers = _mend(task, state, workers, retries)
+            workers = mend(task, state, workers, retries)
             state = _try(task, workers)
         if share[0] == 0:
             _write_history(task.folder, state)  # a kill may have come between checkpoint and history
@@ -160,7 +127,7 @@ def _try(task: Task, workers: int) -> TrainState | MedsegError:
     try:
         return _train(task, job, look)
     except (RuntimeError, MemoryError) as error:
-        failure = _explain_memory(task, error) or _explain_worker(task, error, worklog)
+        failure = explain(task, error, worklog)
         if failure is None:
             raise
         return failure
@@ -205,73 +172,6 @@ def _train(task: Task, job: Job, look: Look | None) -> TrainState:
     observers = _observers(task, origin, look) if task.share[0] == 0 else []
     with task.progress.track(f"train fold {task.fold.number}", epochs - state.epoch) as advance:
         return train(state, job, [*observers, lambda _, numbers: advance(describe(numbers))])
-
-
-def _explain_memory(task: Task, error: BaseException) -> MedsegError | None:
-    if not is_out_of_memory(error):
-        return None
-    patch = "x".join(map(str, task.fold.plan.patch[: task.fold.plan.dims]))
-    return ResourceError(
-        f"out of memory at a patch of {patch} and a batch of {task.fold.plan.batch_size}",
-        hint="--auto-shrink passes the batch in parts; or lower grid.batch_size or grid.patch, "
-        "or set train.checkpoint_activations=true",
-        code="OUT_OF_MEMORY",
-    )
-
-
-def _explain_worker(task: Task, error: BaseException, worklog: Worklog) -> MedsegError | None:
-    death = explain_death(error)
-    if death is None:
-        return None
-    pids, how = death
-    numbers = [number for pid in pids if (number := worklog.find(pid)) is not None]
-    cases = ", ".join(task.fold.training[number].id for number in numbers) or "an unknown case"
-    return ResourceError(
-        f"a worker that made training patches was ended by {how} at {cases}",
-        hint="most often memory ran out: a machine with more, or a smaller grid.patch",
-        code="WORKER_DIED",
-    )
-
-
-def _mend(task: Task, failure: MedsegError, workers: int, retries: list[Finding]) -> int:
-    """Change what may let the training go on, and return the number of loader workers.
-
-    Raises:
-        MedsegError: The failure itself, where nothing is left to change.
-    """
-    if failure.code == "OUT_OF_MEMORY":
-        finding = _shrink(task)
-    elif workers and not retries:
-        workers //= 2
-        text = f"{failure.message}; trying once more with {workers} workers"
-        finding = Finding("WORKER_RETRIED", "", text)
-        retries.append(finding)
-    else:
-        finding = None
-    if finding is None:
-        raise failure
-    log.warning("%s fold %d: %s", finding.code, task.fold.number, finding.message)
-    gc.collect()  # what failed may hang in a cycle with its traceback
-    if task.device.type == "cuda":
-        torch.cuda.empty_cache()
-    return workers
-
-
-def _shrink(task: Task) -> Finding | None:
-    """Double the parts in which a batch passes, and note it; not where each is one sample already."""
-    path = task.folder / "engine.json"
-    if not (task.auto_shrink and task.share[1] == 1):
-        return None
-    # Memory may run out in the trials that decide on an engine.
-    undecided = Engine("", "float32", False, task.config.train.accumulate)
-    engine, batch = Engine.read(path) if path.exists() else undecided, task.fold.plan.batch_size
-    parts = min(2 * engine.accumulate, batch)
-    if parts == engine.accumulate:
-        return None
-    text = f"out of memory: the batch of {batch} now passes in {parts} parts, as one step still"
-    finding = Finding("BATCH_SHRUNK", "", text)
-    save_engine(task.folder, replace(engine, accumulate=parts, notes=(*engine.notes, finding)))
-    return finding
 
 
 def _observers(
