@@ -84,7 +84,7 @@ def evaluate(
         if tracking:
             from medseg.workflows.tracked_evaluate import track_evaluation
 
-            track_evaluation(report, scores, pairs, drawn)
+            track_evaluation(report, scores, pairs, out, drawn)
         for label, row in report.extra["metrics"]["labels"].items():
             progress.say(_word_label(label, row))
         progress.say(summarise(report))

@@ -10,11 +10,12 @@ from typing import Any
 
 from medseg.config import Config
 from medseg.core.files import make_folder, write_bytes
-from medseg.metrics import CaseMetrics, rows
+from medseg.metrics import CaseMetrics, iterate_rows, rows
 from medseg.tracking import plots
 from medseg.workflows.run_folder import RunFolder
 
 VOLUME = "volume_reference_ml"
+DRAWN = {"id", "label", "name", "dice", "nsd", VOLUME, "volume_predicted_ml"}  # columns that a figure reads
 Drawings = dict[str, Callable[[], plots.Picture]]
 
 
@@ -46,7 +47,8 @@ def draw_figures(
 
 def draw_scores(out: Path, cases: Iterable[CaseMetrics], metrics: Mapping[str, Any]) -> list[Path]:
     """Draw the scores of any evaluation into a folder, and return the files."""
-    return write_figures(out, list_drawings(rows(cases), metrics))
+    table = [{key: row[key] for key in DRAWN & row.keys()} for row in iterate_rows(cases)]
+    return write_figures(out, list_drawings(table, metrics))
 
 
 def list_drawings(table: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> Drawings:

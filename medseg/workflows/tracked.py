@@ -197,7 +197,6 @@ def draw_overlays(config: Config, folder: RunFolder, cases: Sequence[CaseMetrics
 
 
 def mean_dice(case: CaseMetrics) -> float | None:
-    """Return the mean Dice over the labels for which it is defined."""
-    found = [label.values["dice"] for label in case.labels.values()]
-    defined = [value for value in found if value is not None]
-    return sum(defined) / len(defined) if defined else None
+    """Return the mean Dice over the labels for which it is defined; None also where it was not measured."""
+    found = [dice for label in case.labels.values() if (dice := label.values.get("dice")) is not None]
+    return sum(found) / len(found) if found else None

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from medseg import __version__
 from medseg.core.files import read_if_whole, sha256_of, sha256_of_file, to_json
-from medseg.metrics import Scores, rows
+from medseg.metrics import CaseMetrics, Scores, rows
 from medseg.tracking.store import start_run
 from medseg.workflows.pairs import Pairs
 from medseg.workflows.report import Report
-from medseg.workflows.tracked import MODEL, find_maker, log_scores
+from medseg.workflows.tracked import MODEL, find_maker, log_scores, mean_dice
 
 SHA256 = re.compile(r"[0-9a-f]{64}")  # a sidecar may say anything
+MAX_ROWS = 10_000  # of the table, which MLflow's page reads whole
 ALONE = "evaluate"  # the experiment of masks whose model no run made
 
 
-def track_evaluation(report: Report, scores: Scores, pairs: Pairs, plots: Iterable[Path] = ()) -> None:
+def track_evaluation(
+    report: Report, scores: Scores, pairs: Pairs, out: Path, plots: Iterable[Path] = ()
+) -> None:
     """Log scores with their definitions, a row per case and label, and the figures.
 
     Args:
         report: Its "metrics"; gets "mlflow".
         scores: Of the cases.
         pairs: Id -> (reference, predicted).
+        out: Where `evaluate` wrote cases.csv, which goes along where the table does not hold all.
         plots: Files to go along.
     """
     model = find_model(pairs)
@@ -44,12 +48,28 @@ def track_evaluation(report: Report, scores: Scores, pairs: Pairs, plots: Iterab
         digest = sha256_of([sha256_of_file(reference) for _, (reference, _) in sorted(pairs.items())])
         tracker.log_dataset("references", digest, {"cases": len(pairs)}, "evaluation")
     log_scores(tracker, report, "evaluate")
-    tracker.log_table(rows(scores), "cases.json")
+    shown = pick_worst(scores, MAX_ROWS)
+    tracker.log_table(rows(shown), "cases.json")
+    if len(shown) < len(scores):
+        tracker.set_tags(
+            {"medseg.table": f"the worst {len(shown)} of {len(scores)} cases; cases.csv has all"}
+        )
+        tracker.log_artifact(out / "cases.csv")
     tracker.log_content(to_json(metrics), "metrics.json")
     for path in plots:
         tracker.log_artifact(path, "plots")
     tracker.end()
     report.mlflow = tracker.link
+
+
+def pick_worst(scores: Scores, max_rows: int) -> Sequence[CaseMetrics]:
+    """Return all cases where their rows are no more than `max_rows`, else the worst by mean Dice that are."""
+    count = max_rows // max(1, len(scores.keys))
+    if len(scores) <= count:
+        return scores
+    worth = [mean_dice(case) for case in scores]
+    ranked = sorted(range(len(worth)), key=lambda at: (worth[at] is None, worth[at]))
+    return [scores[at] for at in ranked[:count]]
 
 
 def find_model(pairs: Pairs) -> str:

@@ -11,6 +11,8 @@ import torch
 
 from medseg.core.files import read_json, write_json
 from medseg.data.store import StoredCase
+from medseg.metrics import Scores, evaluate_case
+from medseg.metrics.chosen import choose_metrics
 from medseg.tracking.address import find_store
 from medseg.tracking.place import prepare_mlflow
 from medseg.tracking.store import Tracker, find_run
@@ -18,7 +20,7 @@ from medseg.workflows.look import Look
 from medseg.workflows.report import CaseResult
 from medseg.workflows.run_folder import RunFolder
 from medseg.workflows.tracked import closing, word_scores
-from medseg.workflows.tracked_evaluate import find_model
+from medseg.workflows.tracked_evaluate import find_model, pick_worst
 from medseg.workflows.tracked_infer import describe_case
 from tests.tiny import IDS, document, medseg
 
@@ -220,6 +222,31 @@ def test_an_evaluate_run_lies_below_the_run_that_made_the_masks_model(
     assert found.inputs.dataset_inputs[0].dataset.name == "references"
     logged = {one.path for one in client.list_artifacts(found.info.run_id)}
     assert logged == {"cases.json", "metrics.json", "plots"}
+
+
+def test_a_table_too_long_for_mlflow_holds_the_worst_cases_and_a_file_all(
+    client: Any, tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("medseg.workflows.tracked_evaluate.MAX_ROWS", 4)
+    labels = tiny_cohort / "labelsTr"
+    said = document(medseg("evaluate", labels, labels, "-o", tmp_path / "OUT", "--tracking", "--json"))
+    run_id = said["mlflow"]["run_id"]
+    logged = {one.path for one in client.list_artifacts(run_id)}
+    assert logged == {"cases.json", "cases.csv", "metrics.json"}
+    table = client.get_run(run_id).data.tags["medseg.table"]
+    assert table == f"the worst 2 of {len(IDS)} cases; cases.csv has all"
+
+
+def test_the_worst_cases_come_first_and_those_without_dice_last():
+    empty, whole = np.zeros((4, 4, 2), np.uint8), np.ones((4, 4, 2), np.uint8)
+    half = whole.copy()
+    half[:2] = 0
+    pairs = {"a": (whole, whole), "b": (empty, empty), "c": (whole, half), "d": (whole, empty)}
+    scores = Scores()
+    for name, (reference, predicted) in pairs.items():
+        scores.add(evaluate_case(reference, predicted, (1, 1, 3), {1: "x"}, choose_metrics(), case_id=name))
+    assert [case.case_id for case in pick_worst(scores, 3)] == ["d", "c", "a"]
+    assert [case.case_id for case in pick_worst(scores, 4)] == ["a", "b", "c", "d"]
 
 
 def test_masks_of_several_or_unknown_models_have_no_run_above_them(tmp_path: Path):
