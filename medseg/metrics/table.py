@@ -24,12 +24,12 @@ Key = tuple[Literal["label", "region"], Hashable]  # ("label", 1), ("region", "t
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Packed:
-    """One case: which structures it has, in rows, and which values, in columns."""
+    """One case: which structures it has, in which rows, and which values, in which columns."""
 
     case_id: str
-    keys: tuple[Key, ...]
+    keys: Mapping[Key, int]
     states: bytes
-    names: tuple[str, ...]
+    names: Mapping[str, int]
     values: NDArray[np.float64]
     whole: dict[str, float | None]  # miou, pixel_accuracy, ...
 
@@ -61,7 +61,7 @@ class Scores(Sequence[CaseMetrics]):
         self._absent = dict(absent or {})
         self._names: dict[Key, str] = {}
         self._known: dict[Key, set[str]] = {}  # which values a structure has in some case
-        self._shared: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+        self._shared: dict[tuple[Any, ...], dict[Any, int]] = {}
         self._is_sorted = True
         self.options: Mapping[str, Mapping[str, Any]] | None = None
         self.confusion: dict[tuple[int, int], int] = {}
@@ -115,8 +115,9 @@ class Scores(Sequence[CaseMetrics]):
         values = np.array(table, np.float64).reshape(len(rows), len(names))
         return _Packed(case_id, self._share(tuple(rows)), states, names, values, whole)
 
-    def _share(self, names: tuple[Any, ...]) -> tuple[Any, ...]:
-        return self._shared.setdefault(names, names)
+    def _share(self, names: tuple[Any, ...]) -> dict[Any, int]:
+        """Return where each name stands; cases of the same names share one such dict."""
+        return self._shared.setdefault(names, {name: at for at, name in enumerate(names)})
 
     @property
     def ids(self) -> list[str]:
@@ -138,13 +139,13 @@ class Scores(Sequence[CaseMetrics]):
     @property
     def value_names(self) -> list[str]:
         """The names of all values."""
-        shared = dict.fromkeys(case.names for case in self._sorted())
-        return list(dict.fromkeys(name for names in shared for name in names))
+        shared = {id(case.names): case.names for case in self._sorted()}
+        return list(dict.fromkeys(name for names in shared.values() for name in names))
 
     def column(self, key: Key) -> Column:
         """Return one structure over all cases."""
         cases, names = self._sorted(), self.value_names
-        places = [case.keys.index(key) if key in case.keys else None for case in cases]
+        places = [case.keys.get(key) for case in cases]
         absent = STATES.index("both_empty")
         states = [absent if at is None else case.states[at] for case, at in zip(cases, places)]
         table = np.array([self._row(case, at, names) for case, at in zip(cases, places)], np.float64)
@@ -162,7 +163,7 @@ class Scores(Sequence[CaseMetrics]):
     def _read(self, case: _Packed, at: int | None, name: str) -> float | None:
         if at is None:
             return self._absent.get(name)
-        return float(case.values[at, case.names.index(name)]) if name in case.names else None
+        return float(case.values[at, case.names[name]]) if name in case.names else None
 
     def _sorted(self) -> list[_Packed]:
         if not self._is_sorted:
@@ -174,7 +175,8 @@ class Scores(Sequence[CaseMetrics]):
         return len(self._cases)
 
     def __iter__(self) -> Iterator[CaseMetrics]:
-        return (self._unpack(case) for case in self._sorted())
+        keys = self.keys
+        return (self._unpack(case, keys) for case in self._sorted())
 
     @overload
     def __getitem__(self, index: int) -> CaseMetrics: ...
@@ -182,16 +184,17 @@ class Scores(Sequence[CaseMetrics]):
     def __getitem__(self, index: slice) -> list[CaseMetrics]: ...
     def __getitem__(self, index: int | slice) -> CaseMetrics | list[CaseMetrics]:
         if isinstance(index, slice):
-            return [self._unpack(case) for case in self._sorted()[index]]
-        return self._unpack(self._sorted()[index])
+            keys = self.keys
+            return [self._unpack(case, keys) for case in self._sorted()[index]]
+        return self._unpack(self._sorted()[index], self.keys)
 
-    def _unpack(self, case: _Packed) -> CaseMetrics:
+    def _unpack(self, case: _Packed, keys: Sequence[Key]) -> CaseMetrics:
         """Return a case with every structure; without its confusion and calibration, which are pooled."""
         found: dict[Key, LabelMetrics] = {}
-        for key in self.keys:
-            at = case.keys.index(key) if key in case.keys else None
+        for key in keys:
+            at = case.keys.get(key)
             state: State = "both_empty" if at is None else STATES[case.states[at]]
-            names = tuple(self._absent) if at is None else case.names
+            names = self._absent if at is None else case.names
             values = {name: _defined(self._read(case, at, name)) for name in names}
             found[key] = LabelMetrics(self._names[key], state, values)
         return CaseMetrics(
