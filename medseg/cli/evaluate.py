@@ -17,7 +17,16 @@ def evaluate(
     predicted: Annotated[Path, typer.Argument(help="Folder or file of predicted masks.", show_default=False)],
     out: o.Out,
     labels: Annotated[
-        str | None, typer.Option("--labels", help="Label values, such as 1,2.", show_default=False)
+        str | None, typer.Option("--labels", help="Such as 1,2 or 1=organ,2=lesion.", show_default=False)
+    ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--region",
+            metavar="NAME=VALUES",
+            help="Labels that together are one structure, such as whole=1,2; repeatable.",
+            show_default=False,
+        ),
     ] = None,
     metrics: Annotated[
         str | None,
@@ -56,22 +65,25 @@ def evaluate(
         from medseg.metrics.chosen import choose_metrics
         from medseg.workflows.evaluate import Comparison
         from medseg.workflows.evaluate import evaluate as work
-        from medseg.workflows.pairs import pair_files, read_groups
+        from medseg.workflows.pairs import check_groups, pair_files, read_groups
         from medseg.workflows.parallel import Workers
 
         progress = make_progress(quiet=quiet)
         comparison = Comparison(
-            _parse_labels(labels) if labels else None,
+            o.parse_labels(labels) if labels else None,
             choose_metrics(
                 metrics.split(",") if metrics else None,
                 _parse_options(set_ or []),
                 nsd_tolerance_mm=nsd_tolerance_mm,
             ),
+            regions=_parse_regions(region or []),
             ignore_label=ignore_label,
             is_instances=instances,
         )
         cohort = read_groups(groups) if groups else None
         pairs = pair_files(reference, predicted, report)
+        if cohort:
+            check_groups(cohort, pairs)
         with Workers(workers) as pool:
             scores = work(
                 pairs, comparison, out, progress=progress, report=report, cohort=cohort, workers=pool
@@ -85,28 +97,38 @@ def evaluate(
             from medseg.workflows.tracked_evaluate import track_evaluation
 
             track_evaluation(report, scores, pairs, out, drawn)
-        for label, row in report.extra["metrics"]["labels"].items():
-            progress.say(_word_label(label, row))
+        found = report.extra["metrics"]
+        unit = "px" if "units" in found["definitions"] else "mm"
+        for label, row in [*found["labels"].items(), *found.get("regions", {}).items()]:
+            progress.say(_word_label(label, row, unit))
         progress.say(summarise(report))
         say_mlflow(report, progress)
 
 
-def _word_label(label: str, row: dict[str, Any]) -> str:
+def _word_label(label: str, row: dict[str, Any], unit: str) -> str:
     parts = []
-    for name, words, unit in (("dice", "Dice", ""), ("hd95_mm", "HD95", " mm")):
+    for name, words in (("dice", "Dice"), ("hd95_mm", "HD95")):
         if name in row:
             interval = row["ci95"][name]
-            parts.append(f"{words} {row[name]}{f' {interval}' if interval else ''}{unit}")
-    return f"label {label}: {', '.join([*parts, '']) if parts else ''}n {row['n']}"
+            ending = f" {unit}" if name.endswith("_mm") else ""
+            parts.append(f"{words} {row[name]}{f' {interval}' if interval else ''}{ending}")
+    kind = "label" if label.isdecimal() else "region"
+    title = f"{kind} {label}" + (f" {row['name']}" if row["name"] != label else "")
+    return f"{title}: {', '.join([*parts, '']) if parts else ''}n {row['n']}"
 
 
-def _parse_labels(text: str) -> dict[int, str]:
-    try:
-        return {int(part): part.strip() for part in text.split(",")}
-    except ValueError:
-        raise ConfigError(
-            f"--labels {text} is not a list of numbers", hint="for example --labels 1,2"
-        ) from None
+def _parse_regions(texts: list[str]) -> dict[str, list[int]]:
+    """Return name -> values of NAME=1,2 texts."""
+    found = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        try:
+            found[name.strip()] = [int(value) for value in values.split(",")]
+        except ValueError:
+            name = ""
+        if not name.strip() or min(found.get(name.strip(), [0])) < 1:
+            raise ConfigError(f"--region {text} is not NAME=NUMBERS", hint="for example --region whole=1,2")
+    return found
 
 
 def _parse_options(settings: list[str]) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medseg.core.errors import ConfigError
+
 Out = Annotated[Path, typer.Option("--out", "-o", help="Output folder.", show_default=False)]
 ConfigFile = Annotated[
     Path | None,
@@ -52,3 +54,18 @@ def common(
     """Return the shared options as `key=value` settings, after those of `--set`."""
     named = {"seed": seed, "device": device, "memory_gb": memory_gb}
     return [*(settings or []), *(f"{key}={value}" for key, value in named.items() if value is not None)]
+
+
+def parse_labels(text: str) -> dict[int, str]:
+    """Return value -> name of "1,2" or "1=organ,2=lesion"; a value without a name is its own.
+
+    Raises:
+        ConfigError: It is not that.
+    """
+    parts = [part.partition("=") for part in text.split(",")]
+    try:
+        return {int(value): name.strip() or value.strip() for value, _, name in parts}
+    except ValueError:
+        raise ConfigError(
+            f"--labels {text} is not a list of numbers", hint="for example --labels 1=organ,2=lesion"
+        ) from None

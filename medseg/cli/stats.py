@@ -9,7 +9,6 @@ import typer
 
 from medseg.cli import options as o
 from medseg.cli.session import make_progress, session, summarise
-from medseg.core.errors import ConfigError
 
 
 def stats(
@@ -37,7 +36,7 @@ def stats(
         from medseg.workflows.stats import find_files, find_images, measure_masks
 
         progress = make_progress(quiet=quiet)
-        names = _parse_names(labels) if labels else None
+        names = o.parse_labels(labels) if labels else None
         found = find_files(masks, "masks")
         scans = find_images(images, channel) if images else None
         if scans and masks.is_file() and len(scans) == 1:
@@ -46,13 +45,3 @@ def stats(
             found, progress=progress, report=report, images=scans, channel=channel, names=names, out=out
         )
         progress.say(summarise(report))
-
-
-def _parse_names(text: str) -> dict[int, str]:
-    parts = [part.partition("=") for part in text.split(",")]
-    try:
-        return {int(value): name.strip() or value.strip() for value, _, name in parts}
-    except ValueError:
-        raise ConfigError(
-            f"--labels {text} is not a list of numbers", hint="for example --labels 1=organ,2=lesion"
-        ) from None

@@ -90,7 +90,7 @@ def measure_calibration(
     reference: LabelMap,
     probabilities_CIJK: NDArray[np.floating[Any]],
     *,
-    labels: Sequence[int] | None,
+    labels: Sequence[int] = (),
     regions: Mapping[str, Sequence[int]] | None = None,
     ignore_label: int | None = None,
 ) -> Calibration:
@@ -98,21 +98,22 @@ def measure_calibration(
 
     Args:
         reference: (I, J, K).
-        probabilities_CIJK: Of classes (background, then labels in order) or of regions.
-        labels: Values that the classes stand for; None: class c is value c.
-        regions: Name -> values of the reference in it; their number tells that channels are regions.
+        probabilities_CIJK: Of classes, background first, or of regions; of one label its own alone will do.
+        labels: Values that the classes behind background stand for, in ascending order.
+        regions: Name -> values of the reference in it, where channels are regions.
         ignore_label: Value of the reference whose voxels count for nothing.
 
     Raises:
         DataError: PROBABILITIES_DIFFER: other channels than labels, or another grid.
     """
-    channels = len(probabilities_CIJK)
-    values = list(range(1, channels)) if labels is None else sorted(labels)
-    is_regions = bool(regions) and channels == len(regions or ())
-    if probabilities_CIJK.shape[1:] != reference.shape or not (is_regions or channels == len(values) + 1):
+    values, is_regions = sorted(labels), bool(regions)
+    is_single = not is_regions and len(probabilities_CIJK) == len(values) == 1
+    outputs = len(regions or ()) if is_regions else 1 if is_single else len(values) + 1
+    if probabilities_CIJK.shape != (outputs, *reference.shape):
+        what = "regions" if is_regions else "labels and background"
         raise DataError(
-            f"probabilities of shape {probabilities_CIJK.shape} are not those of {len(values)} labels and "
-            f"background on {reference.shape}",
+            f"probabilities of shape {probabilities_CIJK.shape} are not those of "
+            f"{len(regions or values)} {what} on {reference.shape}",
             hint="evaluate with the labels of the model: --labels",
             code="PROBABILITIES_DIFFER",
         )
@@ -123,6 +124,8 @@ def measure_calibration(
         true = reference[plane]
         is_used = np.ones(true.shape, bool) if ignore_label is None else true != ignore_label
         p_CN = np.asarray(probabilities_CIJK[:, plane], np.float64)[:, is_used]
+        if is_single:
+            p_CN = np.concatenate([1 - p_CN, p_CN])
         truth_FN = np.stack([np.isin(true[is_used], list(group)) for group in groups])
         found = _decide(p_CN, truth_FN, is_regions)
         found += [Bins.of(p_CN[first + at], truth) for at, truth in enumerate(truth_FN)]

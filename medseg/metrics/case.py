@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from medseg.metrics.counts import (
 )
 from medseg.metrics.overlap import Values
 from medseg.metrics.pair import Box, LabelMap, Mask, Pair, State, check_grid, joint_box
+from medseg.metrics.structure import find_structures
 
 Metric = Callable[[Pair], Values]
 
@@ -80,7 +81,7 @@ def evaluate_case(
         labels: Label value (>= 1) -> name; None: all that occur, named by their number.
         metrics: Name -> metric with its options bound, as `select` returns it.
         case_id: Kept for `rows`.
-        regions: Name -> values of `labels` that together are one structure.
+        regions: Name -> values, of `labels` or not, that together are one structure.
         ignore_label: Value of the reference whose voxels count for nothing, in the prediction too.
 
     Raises:
@@ -100,7 +101,8 @@ def evaluate_case(
     if min(labels, default=1) < 1:
         raise DataError(f"labels are >= 1, not {min(labels)}; 0 is background", code="LABEL_INVALID")
     maps = _Maps(reference, predicted, spacing_mm, counts)
-    boxes = _find_boxes(reference, predicted, labels)
+    covered = {value for values in (regions or {}).values() for value in values}
+    boxes = _find_boxes(reference, predicted, labels.keys() | covered)
     confusion = fold_counts(counts, labels)
     return CaseMetrics(
         case_id=case_id,
@@ -180,12 +182,10 @@ def measure_pair(pair: Pair, name: str, metrics: Mapping[str, Metric]) -> LabelM
     return LabelMetrics(name, pair.state, values)
 
 
-def _find_boxes(reference: LabelMap, predicted: LabelMap, labels: Mapping[int, str]) -> dict[int, Box]:
+def _find_boxes(reference: LabelMap, predicted: LabelMap, labels: Iterable[int]) -> dict[int, Box]:
     """Return the joint bounding box of each label, found in one pass over each array."""
-    from scipy.ndimage import find_objects
-
-    found = [find_objects(array, max_label=max(labels, default=1)) for array in (reference, predicted)]
-    return {value: joint_box([boxes[value - 1] for boxes in found], reference.shape) for value in labels}
+    found = [dict(find_structures(array)) for array in (reference, predicted)]
+    return {value: joint_box([boxes.get(value) for boxes in found], reference.shape) for value in labels}
 
 
 def _defined(number: float | None) -> float | None:

@@ -36,7 +36,7 @@ def count_labels(reference: LabelMap, predicted: LabelMap) -> dict[tuple[int, in
     for start in range(0, len(planes[0]), step):
         one, other = (plane[start : start + step] for plane in planes)
         keys = one.astype(np.int64) * widths[1]
-        keys += other
+        keys += other.astype(np.int64)
         table += np.bincount(keys.ravel(order="K"), minlength=table.size)
     return {(int(key) // widths[1], int(key) % widths[1]): int(table[key]) for key in np.flatnonzero(table)}
 
@@ -50,9 +50,15 @@ def _measure_width(array: NDArray[Any]) -> int:
 
 
 def _count_many(reference: LabelMap, predicted: LabelMap) -> dict[tuple[int, int], int]:
-    pairs = np.stack([reference.ravel(), predicted.ravel()], axis=1).astype(np.int64)
-    values, counts = np.unique(pairs, axis=0, return_counts=True)
-    return {(int(a), int(b)): int(n) for (a, b), n in zip(values, counts, strict=True)}
+    """Return the same where values are large or many: numbered first, and background is not sorted."""
+    is_any = (reference != 0) | (predicted != 0)
+    (rows, one), (columns, other) = (
+        np.unique(a[is_any], return_inverse=True) for a in (reference, predicted)
+    )
+    found, counts = np.unique(one.ravel() * len(columns) + other.ravel(), return_counts=True)
+    pairs = zip(rows[found // len(columns)].tolist(), columns[found % len(columns)].tolist(), strict=True)
+    background = {(0, 0): n} if (n := reference.size - int(np.count_nonzero(is_any))) else {}
+    return background | dict(zip(pairs, counts.tolist(), strict=True))
 
 
 def count_structure(counts: Counts, values: Sequence[int]) -> tuple[int, int, int]:

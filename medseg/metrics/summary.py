@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medseg.metrics.case import CaseMetrics
 from medseg.metrics.columns import round_numbers, summarise_cases, summarise_column
@@ -21,6 +22,9 @@ from medseg.metrics.table import Scores
 
 DEFINITIONS = {
     "surface": "boundary_voxels",
+    "precision": "tp / (tp + fp); null without a prediction",
+    "recall": "tp / (tp + fn); null without a reference",
+    "hd_mm": "largest distance of either surface to the other",
     "hd95_mm": "larger of the two directed 95th percentiles",
     "assd_mm": "mean over the boundary voxels of both surfaces, pooled",
     "volume_error_ml": "predicted minus reference",
@@ -30,6 +34,8 @@ DEFINITIONS = {
     "mean": "mean over labels of the label means; se over cases of the case mean",
     "miou": "mean over cases of the mean iou of the labels in the case, without background",
     "pixel_accuracy": "mean over cases of the share of voxels with the right label, with background",
+    "ece": "of a label one against the rest, over all voxels of a case; in mean of each voxel's decision, "
+    "and ece_foreground where reference or decision is foreground; 15 bins (Guo 2017)",
     "ci95": "[low, high] of the mean, patients resampled; null if fewer than min_patients have a value",
 }
 OPTIONAL_DEFINITIONS = {
@@ -80,13 +86,21 @@ def summarise(
         "confusion": _lay_out(scores.confusion, [int(str(key[1])) for key in labels]),
         "strata": summarise_strata(columns, resamples),
     }
-    if regions := {key: column for key, column in columns.items() if key[0] == "region"}:
-        summary["regions"] = {
-            str(key[1]): summarise_column(column, everyone, resamples)[0] for key, column in regions.items()
-        }
+    regions = {str(key[1]): column for key, column in columns.items() if key[0] == "region"}
+
+    def summarise_regions(chosen: NDArray[np.bool_]) -> dict[str, Any]:
+        found = {name: summarise_column(column, chosen, resamples)[0] for name, column in regions.items()}
+        return {"regions": found} if found else {}
+
+    summary |= summarise_regions(everyone)
     if groups:
         summary["groups"] = summarise_groups(
-            names, groups, lambda chosen: summarise_cases(scores, labels, chosen, resamples)
+            names,
+            groups,
+            lambda chosen: {
+                **summarise_cases(scores, labels, chosen, resamples),
+                **summarise_regions(chosen),
+            },
         )
     if scores.calibration:
         whole, foreground = scores.calibration

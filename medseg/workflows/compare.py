@@ -21,6 +21,7 @@ from medseg.metrics.signed_rank import METHOD as TEST
 from medseg.metrics.signed_rank import signed_rank
 from medseg.tracking.plots import Picture, draw_paired
 from medseg.tracking.store import start_run
+from medseg.workflows.evaluate import KNOWN, UNKNOWN
 from medseg.workflows.held_out import name_runs
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
@@ -143,7 +144,7 @@ def pair(a: Scores, b: Scores, *, metric: str, seed: int) -> Comparison:
     if not labels or any(_is_renamed(label, a.names[label], b.names[label]) for label in labels):
         raise ConfigError("A and B have different labels", hint="use one set of labels", code="LABELS_DIFFER")
     references = check_references(a, b, shared)
-    table = pair_values(a, b, shared, labels, is_full=metric in BEST_IS_ONE)
+    table, alone = pair_values(a, b, shared, labels, is_full=metric in BEST_IS_ONE)
     if not table[MEAN]:
         raise ConfigError(
             f"{metric} is not defined for any shared case in both",
@@ -163,20 +164,20 @@ def pair(a: Scores, b: Scores, *, metric: str, seed: int) -> Comparison:
         "measure": word_measure(metric),
         "n_cases": len(table[MEAN]),
         "n_patients": len({patients[case] for case in table[MEAN]}),
-        "patients": "as the run or the table of groups names them"
-        if known
-        else "not known: every case counts as one",
+        "patients": KNOWN if known else UNKNOWN,
         "references": references,
         "left_out": {
             "cases_of_a": sorted(a.values.keys() - b.values.keys()),
             "cases_of_b": sorted(b.values.keys() - a.values.keys()),
             "cases_undefined": [case for case in shared if case not in table[MEAN]],
+            "pairs_of_a": alone["a"],
+            "pairs_of_b": alone["b"],
             "labels": sorted({**a.names, **b.names}[label] for label in a.names.keys() ^ b.names.keys()),
         },
         "interval": {**METHOD, "seed": seed},
         "test": TEST,
         "rows": rows,
-        **judge(rows[0], metric),
+        **judge(rows[0], metric, alone),
     }
     return Comparison(table, names, patients, summary)
 
@@ -188,8 +189,8 @@ def _is_renamed(label: Label, one: str, other: str) -> bool:
 
 def pair_values(
     a: Scores, b: Scores, cases: Sequence[str], labels: Sequence[Label], *, is_full: bool
-) -> dict[Label, dict[str, tuple[float, float]]]:
-    """Return the values that both have.
+) -> tuple[dict[Label, dict[str, tuple[float, float]]], dict[str, int]]:
+    """Return the values that both have, and how many pairs of case and label are defined in A or B alone.
 
     Args:
         a: One result.
@@ -201,6 +202,7 @@ def pair_values(
             a pair without any value always is.
     """
     table: dict[Label, dict[str, tuple[float, float]]] = {MEAN: {}, **{label: {} for label in labels}}
+    alone = {"a": 0, "b": 0}
     for case in cases:
         counted = []
         for label in labels:
@@ -210,6 +212,8 @@ def pair_values(
             if is_full and (one, other) != (None, None):
                 one, other = 1.0 if one is None else one, 1.0 if other is None else other
             if one is None or other is None:
+                alone["a"] += other is None and one is not None
+                alone["b"] += one is None and other is not None
                 continue
             table[label][case] = one, other
             if label[0] != "region":
@@ -217,7 +221,7 @@ def pair_values(
         if counted:
             one, other = (math.fsum(side) / len(counted) for side in zip(*counted, strict=True))
             table[MEAN][case] = one, other
-    return table
+    return table, alone
 
 
 def _summarise(

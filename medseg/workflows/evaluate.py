@@ -16,7 +16,7 @@ import numpy as np
 from medseg.core.errors import DataError, GeometryError
 from medseg.core.files import make_folder, write_csv, write_json
 from medseg.core.volume import Labels
-from medseg.io import read_labels, read_volume, stem
+from medseg.io import read_labels
 from medseg.metrics import (
     CaseMetrics,
     Metric,
@@ -27,15 +27,15 @@ from medseg.metrics import (
     iterate_rows,
     summarise,
 )
-from medseg.metrics.calibration import Calibration, measure_calibration
 from medseg.metrics.case import measure_pair
 from medseg.metrics.chosen import choose_metrics
+from medseg.workflows.calibrate import Channels, add_calibration
 from medseg.workflows.pairs import Cohort, Pairs
 from medseg.workflows.parallel import Workers
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
 
-PROBABILITIES = "_prob.nii.gz"
+KNOWN, UNKNOWN = "as the run or the table of groups names them", "not known: every case counts as one"
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def evaluate(
     )
     metrics, names = comparison.metrics or {}, list(pairs)
     empty = np.zeros((3, 3, 3), bool)
+    n_pictures = 0
     scores = Scores(measure_pair(Pair(empty, empty, (1.0, 1.0, 1.0)), "", metrics).values)
     with progress.track("evaluate", len(pairs)) as advance:
         for index, result in (workers or Workers(1)).map(
@@ -93,12 +94,16 @@ def evaluate(
                 report.add(CaseResult.of_error(names[index], result))
             else:
                 scores.add(result.case)
+                n_pictures += result.is_picture
                 report.add(CaseResult(names[index], "done", warnings=result.warnings))
             advance(names[index])
     known = cohort or Cohort()
     summary = summarise(scores, patients=known.patients, groups=known.groups)
+    summary["intervals"]["whose"] = KNOWN if known.patients else UNKNOWN
     if comparison.ignore_label is not None:
         summary["definitions"]["ignore_label"] = comparison.ignore_label
+    if n_pictures and n_pictures == len(scores):
+        summary["definitions"]["units"] = "pixels: mm is their number, ml a thousandth of it"
     columns, table = ["id", "label", "name", "state", *scores.value_names], iterate_rows(scores)
     if known.patients:
         columns.insert(1, "patient")
@@ -121,7 +126,8 @@ def number_patients(ids: Sequence[str], patients: Mapping[str, str]) -> dict[str
 @dataclass(frozen=True)
 class _Compared:
     case: CaseMetrics
-    warnings: tuple[tuple[str, str], ...]
+    is_picture: bool
+    warnings: tuple[tuple[str, str], ...] = ()
 
 
 def _evaluate_pair(item: tuple[str, tuple[Path, Path]], *, comparison: Comparison) -> _Compared | DataError:
@@ -137,13 +143,15 @@ def _evaluate_pair(item: tuple[str, tuple[Path, Path]], *, comparison: Compariso
         case = _compare(name, reference, predicted, comparison)
     except DataError as error:
         return error
-    path = predicted_path.with_name(f"{stem(predicted_path)}{PROBABILITIES}")
-    if comparison.is_instances or not path.is_file():
-        return _Compared(case, ())
+    is_picture = reference.geometry.is_picture
+    if comparison.is_instances:
+        return _Compared(case, is_picture)
+    known = Channels(list(comparison.labels or ()), comparison.regions or {})
     try:
-        return _Compared(_add_calibration(case, _calibrate(path, reference, comparison)), ())
+        case = add_calibration(case, (predicted_path, predicted), reference, known, comparison.ignore_label)
     except DataError as error:
-        return _Compared(case, ((error.code, f"no calibration: {error.message}"),))
+        return _Compared(case, is_picture, ((error.code, f"no calibration: {error.message}"),))
+    return _Compared(case, is_picture)
 
 
 def _compare(name: str, reference: Labels, predicted: Labels, comparison: Comparison) -> CaseMetrics:
@@ -160,33 +168,3 @@ def _compare(name: str, reference: Labels, predicted: Labels, comparison: Compar
         regions=comparison.regions,
         ignore_label=ignored,
     )
-
-
-def _calibrate(path: Path, reference: Labels, comparison: Comparison) -> Calibration:
-    volume = read_volume(path)
-    if difference := reference.geometry.differs_from(volume.geometry):
-        raise GeometryError(
-            f"probabilities lie on another grid: {difference}",
-            hint="resample one onto the other's grid first",
-            code="GRID_MISMATCH",
-        )
-    return measure_calibration(
-        reference.array,
-        volume.array,
-        labels=None if comparison.labels is None else list(comparison.labels),
-        regions=comparison.regions,
-        ignore_label=comparison.ignore_label,
-    )
-
-
-def _add_calibration(case: CaseMetrics, found: Calibration) -> CaseMetrics:
-    """Return the case with its calibration errors among the values of labels and regions."""
-    labels = {
-        value: replace(row, values={**row.values, "ece": found.labels.get(value)})
-        for value, row in case.labels.items()
-    }
-    regions = {
-        name: replace(row, values={**row.values, "ece": found.regions.get(name)})
-        for name, row in case.regions.items()
-    }
-    return replace(case, labels=labels, regions=regions, calibration=found)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import logging
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +15,13 @@ from medseg.data.layouts import list_images
 from medseg.io import stem
 from medseg.workflows.report import CaseResult, Report
 
+PERSONAL = {
+    *("patient", "patientid", "patientname", "pid", "mrn", "name", "firstname", "lastname", "surname"),
+    *("subject", "subjectid", "participant", "participantid", "accession", "accessionnumber"),
+    *("birthdate", "dateofbirth", "dob"),
+}  # names of columns, their letters alone
 Pairs = Mapping[str, tuple[Path, Path]]
+log = logging.getLogger(__name__)
 NO_PARTNER = "no predicted mask has this id"
 
 
@@ -24,17 +32,21 @@ class Cohort:
     Args:
         patients: Case id -> whose it is.
         groups: Column -> case id -> group.
+        ids: All of the table.
     """
 
     patients: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    ids: Collection[str] = ()
 
 
 def read_groups(path: Path) -> Cohort:
     """Read a CSV with the columns id, [patient], and any others, by which the cases are grouped.
 
+    Names of groups are written as they are, so a column that seems to name people is refused.
+
     Raises:
-        ConfigError: GROUPS_INVALID: it is no such table, or lists an id twice.
+        ConfigError: GROUPS_INVALID: it is no such table, lists an id twice, or seems to name people.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -48,6 +60,13 @@ def read_groups(path: Path) -> Cohort:
             hint="columns: id, [patient], then site, scanner, sex, ...",
             code="GROUPS_INVALID",
         )
+    for column in columns:
+        if column not in {"id", "patient"} and re.sub(r"[^a-z]", "", column.lower()) in PERSONAL:
+            raise ConfigError(
+                f"the column `{column}` of the table of groups seems to name people",
+                hint="call it `patient` if it tells whose case is whose, else leave it out",
+                code="GROUPS_INVALID",
+            )
     table: dict[str, dict[str, str]] = {}
     for row in rows:
         if (name := make_id(row["id"] or "")) in table:
@@ -60,7 +79,33 @@ def read_groups(path: Path) -> Cohort:
             for column in columns
             if column not in {"id", "patient"}
         },
+        table.keys(),
     )
+
+
+def check_groups(cohort: Cohort, names: Iterable[str]) -> None:
+    """Warn (GROUPS_PARTIAL) of cases that the table of groups does not list.
+
+    Args:
+        cohort: Of `read_groups`.
+        names: Ids of the cases.
+
+    Raises:
+        ConfigError: GROUPS_INVALID: it lists none of them.
+    """
+    everyone = list(names)
+    unknown = [name for name in everyone if name not in cohort.ids]
+    if len(unknown) == len(everyone):
+        raise ConfigError(
+            f"the table of groups lists none of the {len(everyone)} cases",
+            hint=f"its ids are names of files without their ending, such as `{everyone[0]}`",
+            code="GROUPS_INVALID",
+        )
+    if unknown:
+        log.warning(
+            "GROUPS_PARTIAL the table of groups does not list %d of %d cases, such as `%s`",
+            *(len(unknown), len(everyone), unknown[0]),
+        )
 
 
 def pair_files(reference: Path, predicted: Path, report: Report) -> Pairs:

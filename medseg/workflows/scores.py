@@ -19,7 +19,10 @@ from medseg.workflows.run_folder import RunFolder
 Label = tuple[str, str]
 """("1", "") of a label value, ("region", "whole tumour") of a region, which has a name alone."""
 
-BEST_IS_ONE = {"dice", "iou", "nsd", "nsd_area", "boundary_f1", "boundary_iou"}
+BEST_IS_ONE = {
+    *("dice", "iou", "nsd", "nsd_area", "boundary_f1", "boundary_iou"),
+    *("lesion_f1", "lesion_dice", "pq", "rq"),
+}
 """Metrics that are 0 where one mask is empty: where both are, the prediction is right, which is 1."""
 
 LOWER = ("error", "false_positives")

@@ -26,6 +26,7 @@ from medseg.inference.trust.watch import Watch, count_members
 from medseg.inference.way import Way
 from medseg.inference.windows import Box
 from medseg.io import stream_probabilities, write_probabilities
+from medseg.workflows.calibrate import describe_channels
 from medseg.workflows.foresight import OTHERS, Foresight
 from medseg.workflows.outputs import (
     SUFFIXES,
@@ -249,6 +250,8 @@ class CaseStages:
             about["scan"] = describe_scan(scan, grid.shape[2])
         if self.segmenter.decision.asked == AUTO:
             about["backend"] = self.segmenter.decision.chosen.backend
+        if outputs.probabilities:
+            about["probabilities"] = describe_channels(self.model.data)
         sidecar = out / f"{case.id}.json"
         write_sidecar(sidecar, step.identity, grid, outputs=made, labels=volumes, warnings=warnings, **about)
         return CaseResult(case.id, "done", warnings=warnings, outputs=outputs.names, trust=step.trust)

@@ -9,8 +9,23 @@ from medseg.metrics.paired import MIN_GROUPS
 from medseg.workflows.scores import BEST_IS_ONE, is_better_low, is_error
 
 
-def judge(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    """Return who is "better" ("a", "b" or None) and the "verdict" in a sentence."""
+def judge(row: Mapping[str, Any], metric: str, alone: Mapping[str, int]) -> dict[str, Any]:
+    """Return who is "better" ("a", "b" or None) and the "verdict" in a sentence.
+
+    Args:
+        row: Of the mean over labels.
+        metric: What was compared.
+        alone: "a" and "b" -> how many pairs of case and label only that one defines, which count for nothing.
+    """
+    found = _judge(row, metric)
+    if n := sum(alone.values()):
+        found["verdict"] += (
+            f"; {n} pair{'s' * (n > 1)} that one alone defines not counted (A {alone['a']}, B {alone['b']})"
+        )
+    return found
+
+
+def _judge(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
     delta = row["delta"]
     mean, low, high = delta["mean"], delta["low"], delta["high"]
     if low is None:

@@ -37,10 +37,13 @@ def test_labels_stand_for_the_channels_in_order():
     assert measure_calibration(reference, p, labels=[7, 3]).whole.error == 0
 
 
-def test_without_labels_a_channel_is_its_own_value():
-    reference = np.array([2, 1], np.uint8)[:, None, None]
-    p = np.array([[0, 0], [0, 1], [1, 0]], np.float32)[:, :, None, None]
-    assert measure_calibration(reference, p, labels=None).labels == {1: 0, 2: 0}
+def test_a_map_of_foreground_alone_is_judged_as_with_its_background():
+    reference = np.array([5, 0, 5], np.uint8)[:, None, None]
+    both = two_classes([0.9, 0.2, 0.3])
+    alone = measure_calibration(reference, both[1:], labels=[5])
+    whole = measure_calibration(reference, both, labels=[5])
+    assert alone.whole.error == pytest.approx(whole.whole.error)
+    assert alone.labels == {5: pytest.approx(whole.labels[5])}
 
 
 def test_regions_are_yes_or_no_questions():

@@ -150,6 +150,22 @@ def test_a_label_that_one_result_invented_costs_it_and_one_in_neither_does_not_c
     assert row["delta"]["mean"] == pytest.approx(-1 / 11, abs=1e-6)
 
 
+def test_pairs_that_one_alone_defines_are_told_in_the_verdict(tmp_path):
+    a = {case: {**labels, "1": None} if case == CASES[0] else labels for case, labels in A.items()}
+    found = find(*pair_of(tmp_path, a, B, metric="hd95_mm"), metric="hd95_mm")
+    assert (found["left_out"]["pairs_of_a"], found["left_out"]["pairs_of_b"]) == (0, 1)
+    assert found["verdict"].endswith("; 1 pair that one alone defines not counted (A 0, B 1)")
+
+
+def test_an_invented_lesion_counts_against_its_finder(tmp_path):
+    healthy = {case: {"1": None} for case in CASES}
+    found = find(
+        *pair_of(tmp_path, healthy, {case: {"1": 0.0} for case in CASES}, metric="lesion_f1"),
+        metric="lesion_f1",
+    )
+    assert (found["better"], found["rows"][0]["delta"]["mean"]) == ("a", -1)
+
+
 def test_an_undefined_distance_leaves_its_pair_out(tmp_path):
     a = {**A, CASES[0]: {"1": None, "2": None}}
     found = find(*pair_of(tmp_path, a, metric="hd95_mm"), metric="hd95_mm")
@@ -166,6 +182,7 @@ def test_what_only_one_has_is_left_out_and_named(tmp_path):
     assert found["n_cases"] == 11
     assert found["left_out"] == {
         "cases_of_a": [CASES[0], "only"], "cases_of_b": [], "cases_undefined": [], "labels": ["3"],
+            "pairs_of_a": 0, "pairs_of_b": 0,
     }  # fmt: skip
 
 
