@@ -101,6 +101,7 @@ SIDES = ("medseg", *RECIPES)
 QUALITY_TARGETS = {2400: 0.872, 960: 0.866}  # mean held-out Dice
 PEER_BUDGETS = (600, 1200, 2400)
 TASK_TARGETS = {NUCLEI: 0.92, SARCOMA: 0.75}
+TASK_LIMIT_CPU_S = 1200  # a fold is planned for half of that, and counts up to it
 
 QUALITY = [run for budget in QUALITY_TARGETS for run in over_seeds("default", budget)]
 LONG = [Experiment("default", 7200)]  # two cores for an hour

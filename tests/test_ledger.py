@@ -400,6 +400,13 @@ def test_folds_are_one_row_over_all_their_cases(tmp_path):
     assert row[1:4] == ["2 of 5", "12", "0.5000 [0.5000, 0.5000]"]
 
 
+def test_a_fold_beyond_what_the_task_allows_is_left_out(tmp_path):
+    runs = [run for run in experiments.TASKS if run.pipeline == experiments.SARCOMA][:2]
+    book = make_ledger(tmp_path, [(runs[0], (0.5, 0.5), 1200.0), (runs[1], (1.0, 1.0), 1201.0)])
+    row = row_of(tables.tasks(book), experiments.SARCOMA)
+    assert (row[1], row[-1]) == ("1 of 5", "<= 1200")
+
+
 def test_networks_are_shown_with_their_size_or_why_they_have_none(tmp_path, monkeypatch):
     measured = {"options": {"size": "small"}, "parameters": 1_250_000, "gflop": 2.5, "step_cpu_s": 0.125}
     rows = [{"network": "a", "dims": 3, **measured}, {"network": "b", "dims": 2, "reason": "too deep"}]
