@@ -13,6 +13,7 @@ from medseg.core.errors import ConfigError, DataError
 from medseg.metrics.paired import bootstrap_mean
 from medseg.tracking.overlay import PAIRS
 from medseg.tracking.review import (
+    FLAGS,
     MAX_LABELS,
     PageWriter,
     cut_scene,
@@ -208,10 +209,7 @@ def word_verdict(subject: Subject, cases: Sequence[Mapping[str, Any]]) -> str:
             "no interval of so few patients" if low is None else f"95 % interval {low:.3f} to {high:.3f}"
         )
         words = f"Mean Dice {mean:.3f} ({interval}) on {len(judged)} case{'s' * (len(judged) > 1)}"
-    counts = {
-        name: sum(name in case["flags"] for case in cases)
-        for name in ("failed", "outlier", "empty", "unlike")
-    }
+    counts = {name: sum(name in case["flags"] for case in cases) for name in FLAGS}
     names = {"unlike": "out of distribution"}
     plural = {name: "s" * (name == "outlier" and count > 1) for name, count in counts.items()}
     told = [f"{count} {names.get(name, name)}{plural[name]}" for name, count in counts.items() if count]

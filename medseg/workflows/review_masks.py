@@ -118,28 +118,28 @@ def gather_masks(folder: Path, images: Path | None, key_file: Path, report: Repo
 
 
 def _describe(name: str, path: Path, sidecar: Mapping[str, Any], labels: Names, report: Report) -> Entry:
-    """Return a case's entry, and add the labels it has to `labels`."""
-    if sidecar.get("labels"):
-        rows = {int(value): row for value, row in sidecar["labels"].items()}
-        labels |= {value: row["name"] for value, row in rows.items()}
-        volumes = {row["name"]: row["volume_ml"] for row in rows.values() if row["volume_ml"] is not None}
-        trust = sidecar.get("trust") or {}
-        return Entry(
-            name,
-            volumes_ml=volumes,
-            reasons=trust.get("reasons", []),
-            p=trust.get("outlier", {}).get("p"),
-        )
+    """Return a case's entry, and add the labels it has to `labels`.
+
+    The mask is read only where no sidecar tells volumes: of a picture none does, since pixels have no size.
+    """
+    trust = sidecar.get("trust") or {}
+    about: dict[str, Any] = {"reasons": trust.get("reasons", []), "p": trust.get("outlier", {}).get("p")}
+    rows = {int(value): row for value, row in sidecar.get("labels", {}).items()}
+    labels |= {value: row["name"] for value, row in rows.items()}
+    told = {row["name"]: row["volume_ml"] for row in rows.values() if row["volume_ml"] is not None}
+    if told:
+        return Entry(name, volumes_ml=told, **about)
     try:
         mask = read_mask(path)
     except DataError as error:
         report.add(CaseResult.of_error(name, error))
         return Entry(name, error=f"{error.code}: {error.message}")
-    values = {int(value): str(value) for value in np.unique(mask.array) if value}
-    labels |= values
-    told = {row["name"]: row["volume_ml"] for row in measure(mask, values).values()}
-    volumes = {title: ml for title, ml in told.items() if ml is not None}  # pixels have no size
-    return Entry(name, volumes_ml=volumes, is_empty=not values)
+    names = {int(value): rows.get(int(value), {}).get("name", str(value)) for value in np.unique(mask.array)}
+    names.pop(0, None)
+    labels |= names
+    told = {row["name"]: row["volume_ml"] for row in measure(mask, names).values()}
+    volumes = {title: ml for title, ml in told.items() if ml is not None}
+    return Entry(name, volumes_ml=volumes, found=set(names.values()), **about)
 
 
 def gather_evaluation(

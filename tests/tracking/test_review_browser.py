@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from medseg.tracking.review import cut_scene, write_niivue
+from medseg.tracking.review import FLAGS, cut_scene, write_niivue
 from medseg.tracking.review.page import read_script
 from tests.tracking.review_pages import CODE, FORMULA, make_picture, make_scene, write_page
 
@@ -114,6 +114,13 @@ def test_text_and_flags_filter(page):
     page.click("[data-flag=failed]")
     assert names(page) == ["gone"]
     assert page.inner_text("#count").startswith("1 of 5 cases")
+
+
+def test_every_flag_has_a_button(page):
+    flags = page.locator("#flags button").evaluate_all(
+        "buttons => buttons.map(button => button.dataset.flag)"
+    )
+    assert flags == list(FLAGS)
 
 
 def test_j_and_k_go_through_the_cases_as_sorted(page):

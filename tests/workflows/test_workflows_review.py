@@ -287,6 +287,48 @@ def test_sidecars_tell_volumes_and_trust(masks, tmp_path):
     assert dict(blocks["index"]["facts"])["SHA-256 of the model"] == "f" * 64
 
 
+def test_an_empty_picture_is_seen_though_its_sidecar_has_no_volume(tmp_path):
+    square = Geometry((6, 8, 1), np.eye(4))
+    for name, value in (("found", 1), ("nothing", 0)):
+        array = np.zeros(square.shape, np.uint8)
+        array[2:4, 2:5] = value
+        write_labels(tmp_path / f"{name}.png", Labels(array, square))
+        labels = {"1": {"name": "polyp", "volume_ml": None}}
+        trust = {"reasons": [f"polyp: {name}"], "outlier": {"p": 0.5}}
+        write_json(
+            tmp_path / f"{name}.json", {"labels": labels, "versions": {"medseg": "0.1.0"}, "trust": trust}
+        )
+    blocks, _ = show(tmp_path, root=tmp_path)
+    assert row_of(blocks, "nothing")["flags"] == ["empty"]
+    assert row_of(blocks, "nothing")["reasons"] == ["polyp: nothing", "the mask is empty"]
+    assert row_of(blocks, "found")["flags"] == []
+    assert blocks["index"]["labels"] == [{"value": 1, "name": "polyp"}]
+    assert blocks["index"]["verdict"] == "2 cases: 1 empty."
+
+
+def test_a_structure_that_one_mask_alone_lacks_is_flagged(tmp_path):
+    for name in "abcdef":
+        array = np.ones((4, 4, 3), np.uint8)
+        array[2:] = 1 if name == "f" else 2
+        write_labels(tmp_path / f"{name}.nii.gz", Labels(array, Geometry.of_spacing(array.shape, (1, 1, 3))))
+    blocks, _ = show(tmp_path, root=tmp_path)
+    assert row_of(blocks, "f")["reasons"] == [
+        "1: volume 13.9 robust SD above the median case",
+        "2: not found, 5 of 5 other cases have it",
+    ]
+    assert blocks["index"]["verdict"] == "6 cases: 1 outlier."
+
+
+def test_an_invented_structure_is_part_of_the_verdict(evaluation, tmp_path):
+    text = (evaluation / "cases.csv").read_text()
+    write_text(
+        evaluation / "cases.csv",
+        text.replace(f"{IDS[1]},2,lesion,present,0.9", f"{IDS[1]},2,lesion,spurious,0"),
+    )
+    blocks, _ = show(tmp_path / "page", root=evaluation)
+    assert blocks["index"]["verdict"].endswith("on 3 cases: 1 invented.")
+
+
 FOREIGN = (
     {"labels": {"background": 0, "tumour": 1}, "versions": {}},
     {"labels": {"1": "tumour"}, "versions": {}},

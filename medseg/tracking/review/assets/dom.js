@@ -26,10 +26,13 @@ function word(value) {
   return size >= 100 ? value.toFixed(0) : size >= 10 ? value.toFixed(1) : value.toFixed(2);
 }
 
-const FLAG_NAMES = { failed: "failed", outlier: "outlier", empty: "empty", unlike: "out of distribution" };
+const FLAG_NAMES = {
+  failed: "failed", invented: "invented", outlier: "outlier", empty: "empty", unlike: "out of distribution",
+};
 const FLAG_HINTS = {
-  failed: "No mask was made, or it misses a structure that the reference has",
-  outlier: "Dice far below, or volume far from, those of the other cases",
+  failed: "No mask was made, or it misses a structure that the reference has, or lies beside it",
+  invented: "A structure that the reference does not have",
+  outlier: "Dice far below, or volume far from, those of the other cases, or a structure missing that they have",
   empty: "The mask is empty",
   unlike: "The case is unlike the training cases",
 };
