@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from medseg.core.errors import ConfigError, DataError, GeometryError
-from medseg.core.files import read_json, write_json, write_text
+from medseg.core.files import read_json, sha256_of_file, write_json, write_text
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Labels, Volume
 from medseg.data.cases import pseudonymize, read_key
@@ -438,6 +438,82 @@ def test_two_files_are_a_case_called_as_the_mask(tmp_path):
     blocks, _ = show(tmp_path / "page", root=tmp_path / "OUT", reference=pair[0], predicted=pair[1])
     assert [(case["id"], case["block"]) for case in blocks["index"]["cases"]] == [("made", 0)]
     assert blocks["case-0"]["reference"] == blocks["case-0"]["predicted"]
+
+
+def test_provenance_of_an_evaluation_says_what_was_measured_and_how(masks, tmp_path):
+    shutil.copytree(masks / "masks", tmp_path / "masks")
+    for name in IDS[:3]:
+        write_json(tmp_path / "masks" / f"{name}.json", {"model_sha256": "e" * 64})
+    write_text(tmp_path / "who.csv", f"id,patient\n{IDS[0]},Ann\n{IDS[1]},Ann\n")
+    pair = (masks / "labelsTr", tmp_path / "masks")
+    options = ("--nsd-tolerance-mm", "2.5", "--ignore-label", "9", "--groups", tmp_path / "who.csv")
+    assert medseg("evaluate", *pair, "-o", tmp_path / "OUT", *options).exit_code == 0
+    blocks, _ = show(tmp_path / "page", root=tmp_path / "OUT", reference=pair[0], predicted=pair[1])
+    facts = dict(blocks["index"]["facts"])
+    assert facts["Cases"] == "3 of 2 patients"
+    assert facts["Metric options"] == "nsd: tolerance_mm 2.5"
+    assert facts["Ignored value of the references"] == "9"
+    assert facts["SHA-256 of cases.csv"] == sha256_of_file(tmp_path / "OUT" / "cases.csv")
+    assert facts["SHA-256 of the model"] == "e" * 64
+    assert blocks["index"]["tolerance"] == 2.5 and blocks["index"]["ignores"]
+
+
+def test_what_an_evaluation_does_not_say_is_no_fact(evaluation, tmp_path):
+    write_json(evaluation / "metrics.json", {"definitions": {"options": ["nsd"], "ignore_label": "none"}})
+    blocks, _ = show(tmp_path / "page", root=evaluation)
+    assert [name for name, _ in blocks["index"]["facts"]] == [
+        "Cases",
+        "SHA-256 of cases.csv",
+        "medseg",
+        "Page made on",
+    ]
+    assert blocks["index"]["tolerance"] is None and not blocks["index"]["ignores"]
+    write_json(evaluation / "metrics.json", {"definitions": None})
+    assert show(tmp_path / "page", root=evaluation)[0]["index"]["facts"][0] == ["Cases", "3"]
+
+
+def test_a_run_says_how_it_was_measured_too(copied, tmp_path):
+    told = {"options": {"nsd": {"tolerance_mm": 2.0}}, "ignore_label": None}
+    write_json(copied / "evaluation" / "metrics.json", {"definitions": told})
+    blocks, _ = show(tmp_path, root=copied)
+    assert dict(blocks["index"]["facts"])["Metric options"] == "nsd: tolerance_mm 2.0"
+    assert blocks["index"]["tolerance"] == 2
+
+
+def test_pixels_of_a_picture_have_no_volume(tmp_path):
+    square = Geometry((6, 8, 1), np.eye(4))
+    array = np.zeros(square.shape, np.uint8)
+    array[2:4, 2:5] = 1
+    pair = tmp_path / "truth", tmp_path / "masks"
+    for folder in pair:
+        write_labels(folder / "a.png", Labels(array, square))
+    assert medseg("evaluate", *pair, "-o", tmp_path / "OUT").exit_code == 0
+    blocks, _ = show(tmp_path / "page", root=tmp_path / "OUT", reference=pair[0], predicted=pair[1])
+    case = row_of(blocks, "a")
+    assert case["unit"] == "px" and case["volumes"] == {} and case["rows"][0]["hd95_mm"] == 0
+    assert not any(key.endswith("_ml") for key in case["rows"][0])
+
+
+FOREIGN_TABLES = (
+    "id,patient\na,b\n",
+    "id,label,name,state\na,lung,lung,present\n",
+    "id,label,name,state\na,1,lung,healthy\n",
+    "id,label,name,state,dice\na,1,lung,present,high\n",
+    "id,label,name,state,dice\na,1,lung,present,inf\n",
+)
+
+
+@pytest.mark.parametrize("table", FOREIGN_TABLES)
+def test_another_table_of_cases_is_refused(tmp_path, table):
+    write_text(tmp_path / "cases.csv", table)
+    with pytest.raises(ConfigError, match="holds no scores") as caught:
+        build(Sources(tmp_path), tmp_path)
+    assert caught.value.code == "SCORES_INVALID"
+
+
+def test_the_check_of_a_run_is_refused(run, tmp_path):
+    with pytest.raises(ConfigError, match="holds no scores"):
+        build(Sources(run / "check"), tmp_path)
 
 
 def test_an_evaluation_without_masks_is_a_table(evaluation, tmp_path):

@@ -19,12 +19,18 @@ function option(value, text) {
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-// Three significant digits, and no more than two decimals; a dash for what is undefined.
+// Three significant digits, from 1 on no more than two decimals; a dash for what is undefined.
 function word(value) {
   if (!isNumber(value)) return "–";
   const size = Math.abs(value);
-  return size >= 100 ? value.toFixed(0) : size >= 10 ? value.toFixed(1) : value.toFixed(2);
+  if (size < 1) return String(Number(value.toPrecision(3)));
+  return value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2);
 }
+
+// Lengths of a picture are told in pixels, which have no known size; where the page has both, heads say so.
+const unitOf = (one) => one.unit || lengthUnit();
+const lengthUnit = () => [...new Set(index.cases.map(({ unit }) => unit).filter(Boolean))].sort().join(" or ") || "mm";
+const nameNsd = (unit) => (isNumber(index.tolerance) ? `NSD (${index.tolerance} ${unit})` : "NSD");
 
 const FLAG_NAMES = {
   failed: "failed", invented: "invented", outlier: "outlier", empty: "empty", unlike: "out of distribution",
