@@ -13,6 +13,7 @@ from medseg.core.errors import ConfigError, DataError
 from medseg.metrics.paired import bootstrap_mean
 from medseg.tracking.overlay import PAIRS
 from medseg.tracking.review import (
+    FLAGS,
     MAX_LABELS,
     PageWriter,
     cut_scene,
@@ -25,7 +26,7 @@ from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.review_masks import gather_evaluation, gather_masks
 from medseg.workflows.review_run import gather_run
-from medseg.workflows.review_sources import Subject
+from medseg.workflows.review_sources import VOLUMES, Subject, find_tolerance
 
 NAME = "review.html"
 MAX_MB, MAX_CASES = 25.0, 200
@@ -81,7 +82,7 @@ def build(
         report: Gets a result for each case.
 
     Raises:
-        ConfigError: REVIEW_BUDGET, CASE_UNKNOWN, INPUT_MISSING, or what `gather_run` raises.
+        ConfigError: REVIEW_BUDGET, CASE_UNKNOWN, INPUT_MISSING, SCORES_INVALID, or what `gather_run` raises.
         DataError: There is no case.
     """
     progress, report = progress or Progress(), report or Report("review")
@@ -161,6 +162,10 @@ def _add(
         case["reasons"].append(f"not shown: {error.code}: {error.message}")
         return None
     report.add(CaseResult(case["id"], "done"))
+    case["unit"] = "px" if block["picture"] else "mm"
+    if block["picture"]:  # pixels have no size: what a table calls ml of them are none
+        case["volumes"] = {}
+        case["rows"] = [{key: row[key] for key in row if key not in VOLUMES} for row in case["rows"]]
     return writer.add_case(block)
 
 
@@ -188,6 +193,8 @@ def describe(
         "facts": [*map(list, subject.facts), ["Page made on", made]],
         "limits": list(LIMITS),
         "labels": [{"value": value, "name": name} for value, name in subject.labels.items()],
+        "tolerance": find_tolerance(subject.metrics),
+        "ignores": subject.ignore_label is not None,
         "colours": [list(pair) for pair in PAIRS],
         "cases": list(shown),
         "total": len(cases),
@@ -208,10 +215,7 @@ def word_verdict(subject: Subject, cases: Sequence[Mapping[str, Any]]) -> str:
             "no interval of so few patients" if low is None else f"95 % interval {low:.3f} to {high:.3f}"
         )
         words = f"Mean Dice {mean:.3f} ({interval}) on {len(judged)} case{'s' * (len(judged) > 1)}"
-    counts = {
-        name: sum(name in case["flags"] for case in cases)
-        for name in ("failed", "outlier", "empty", "unlike")
-    }
+    counts = {name: sum(name in case["flags"] for case in cases) for name in FLAGS}
     names = {"unlike": "out of distribution"}
     plural = {name: "s" * (name == "outlier" and count > 1) for name, count in counts.items()}
     told = [f"{count} {names.get(name, name)}{plural[name]}" for name, count in counts.items() if count]

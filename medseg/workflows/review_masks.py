@@ -11,7 +11,7 @@ import numpy as np
 
 from medseg import __version__
 from medseg.core.errors import ConfigError, DataError
-from medseg.core.files import read_if_whole
+from medseg.core.files import read_if_whole, sha256_of_file
 from medseg.core.volume import Labels
 from medseg.data.cases import make_id
 from medseg.io import stem
@@ -23,14 +23,16 @@ from medseg.workflows.review_sources import (
     UNSHOWN,
     Images,
     Subject,
+    find_ignored,
     index_masks,
+    list_definitions,
     list_failed,
     make_scene,
     read_mask,
     read_rows,
     read_sidecar,
 )
-from medseg.workflows.sidecar import measure
+from medseg.workflows.sidecar import find_model, measure
 
 Names = dict[int, str]
 UNCOMPARED = "not compared: `medseg evaluate` says why"
@@ -118,28 +120,28 @@ def gather_masks(folder: Path, images: Path | None, key_file: Path, report: Repo
 
 
 def _describe(name: str, path: Path, sidecar: Mapping[str, Any], labels: Names, report: Report) -> Entry:
-    """Return a case's entry, and add the labels it has to `labels`."""
-    if sidecar.get("labels"):
-        rows = {int(value): row for value, row in sidecar["labels"].items()}
-        labels |= {value: row["name"] for value, row in rows.items()}
-        volumes = {row["name"]: row["volume_ml"] for row in rows.values() if row["volume_ml"] is not None}
-        trust = sidecar.get("trust") or {}
-        return Entry(
-            name,
-            volumes_ml=volumes,
-            reasons=trust.get("reasons", []),
-            p=trust.get("outlier", {}).get("p"),
-        )
+    """Return a case's entry, and add the labels it has to `labels`.
+
+    The mask is read only where no sidecar tells volumes: of a picture none does, since pixels have no size.
+    """
+    trust = sidecar.get("trust") or {}
+    about: dict[str, Any] = {"reasons": trust.get("reasons", []), "p": trust.get("outlier", {}).get("p")}
+    rows = {int(value): row for value, row in sidecar.get("labels", {}).items()}
+    labels |= {value: row["name"] for value, row in rows.items()}
+    told = {row["name"]: row["volume_ml"] for row in rows.values() if row["volume_ml"] is not None}
+    if told:
+        return Entry(name, volumes_ml=told, **about)
     try:
         mask = read_mask(path)
     except DataError as error:
         report.add(CaseResult.of_error(name, error))
         return Entry(name, error=f"{error.code}: {error.message}")
-    values = {int(value): str(value) for value in np.unique(mask.array) if value}
-    labels |= values
-    told = {row["name"]: row["volume_ml"] for row in measure(mask, values).values()}
-    volumes = {title: ml for title, ml in told.items() if ml is not None}  # pixels have no size
-    return Entry(name, volumes_ml=volumes, is_empty=not values)
+    names = {int(value): rows.get(int(value), {}).get("name", str(value)) for value in np.unique(mask.array)}
+    names.pop(0, None)
+    labels |= names
+    told = {row["name"]: row["volume_ml"] for row in measure(mask, names).values()}
+    volumes = {title: ml for title, ml in told.items() if ml is not None}
+    return Entry(name, volumes_ml=volumes, found=set(names.values()), **about)
 
 
 def gather_evaluation(
@@ -155,9 +157,9 @@ def gather_evaluation(
         key_file: The site's secret for pseudonyms.
 
     Raises:
-        ConfigError: INPUT_MISSING.
+        ConfigError: INPUT_MISSING or SCORES_INVALID.
     """
-    rows = read_rows(folder / "cases.csv")
+    rows, patients = read_rows(folder / "cases.csv")
     labels: Names = {}
     for row in (row for found in rows.values() for row in found):
         if row["label"] != "region":
@@ -178,7 +180,7 @@ def gather_evaluation(
     ]
     is_instances = list(labels.values()) == [INSTANCES]
     metrics = read_if_whole(folder / "metrics.json")
-    ignored = metrics.get("definitions", {}).get("ignore_label")
+    ignored = find_ignored(metrics)
     source = _Source(found_masks, truths, Images(images, None, key_file), is_instances, ignored)
     note = "" if found_masks and truths else "Give --reference, --predicted and --images to see the cases."
     return Subject(
@@ -186,10 +188,32 @@ def gather_evaluation(
         entries,
         dict(sorted(labels.items())),
         source.load,
-        [("medseg", f"{__version__} made this page")],
+        _list_facts(folder, rows, patients, metrics, found_masks),
         [note] if note else [],
         metrics=metrics,
+        patients=patients,
+        ignore_label=ignored,
     )
+
+
+def _list_facts(
+    folder: Path,
+    rows: Mapping[str, Any],
+    patients: Mapping[str, str],
+    metrics: Mapping[str, Any],
+    masks: Mapping[str, Path],
+) -> list[tuple[str, str]]:
+    """Return what was evaluated, and how."""
+    people = len({patients.get(name, f"case {name}") for name in rows})
+    told = f"{len(rows)} of {people} patients" if patients else f"{len(rows)}"
+    model = find_model(masks)
+    return [
+        ("Cases", told),
+        *list_definitions(metrics),
+        ("SHA-256 of cases.csv", sha256_of_file(folder / "cases.csv")),
+        *([("SHA-256 of the model", model)] if model else []),
+        ("medseg", f"{__version__} made this page"),
+    ]
 
 
 def _index_pairs(

@@ -18,7 +18,15 @@ from medseg.data.plan import Plan
 from medseg.data.store import StoredCase
 from medseg.metrics import hide_ignored
 from medseg.tracking.review import Channel, Entry, Scene
-from medseg.workflows.review_sources import Images, Subject, list_failed, make_scene, read_mask, read_rows
+from medseg.workflows.review_sources import (
+    Images,
+    Subject,
+    list_definitions,
+    list_failed,
+    make_scene,
+    read_mask,
+    read_rows,
+)
 from medseg.workflows.run_folder import RunFolder
 
 UNITS = {"ct": "HU"}
@@ -40,9 +48,9 @@ def gather_run(root: Path, images: Path | None, key_file: Path) -> Subject:
     if not (run.evaluation / "cases.csv").exists():
         raise ConfigError("nothing was evaluated", hint="run `medseg train` first", code="RUN_INCOMPLETE")
     parts = _list_parts(run)
-    rows = {"held out": read_rows(run.evaluation / "cases.csv")}
+    rows = {"held out": read_rows(run.evaluation / "cases.csv")[0]}
     if (test := run.evaluation / "test" / "cases.csv").exists():
-        rows["test"] = read_rows(test)
+        rows["test"] = read_rows(test)[0]
     unlikely = find_unlikely(config, run)
     report = read_if_whole(run.root / "report.json")
     scored = {name: found for part in rows.values() for name, found in part.items()}
@@ -60,15 +68,17 @@ def gather_run(root: Path, images: Path | None, key_file: Path) -> Subject:
         for name in sorted(scored.keys() | failed.keys())
     ]
     source = _Source(run, config, Images(images, config.data, key_file), parts)
+    metrics = read_if_whole(run.evaluation / "metrics.json")
     return Subject(
         config.name,
         entries,
         config.data.labels,
         source.load,
-        facts=_list_facts(run, config, report),
+        facts=_list_facts(run, config, report, metrics),
         notes=_list_notes(run, config, read_if_whole(run.evaluation / "test" / "metrics.json")),
-        metrics=read_if_whole(run.evaluation / "metrics.json"),
+        metrics=metrics,
         patients=run.patients(),
+        ignore_label=config.data.ignore_label,
     )
 
 
@@ -161,22 +171,24 @@ def find_unlikely(config: Config, run: RunFolder) -> dict[str, float]:
     return found
 
 
-def _list_facts(run: RunFolder, config: Config, report: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _list_facts(
+    run: RunFolder, config: Config, report: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> list[tuple[str, str]]:
     plan, splits = run.load_plan(), run.load_splits()
+    stored = next(run.store.glob("*/case.json"), None)
+    is_picture = stored is not None and run.case(stored.parent.name).placement.original.is_picture
     options = ", ".join(f"{key} {value}" for key, value in sorted(config.model.options.items()))
-    size = " × ".join(f"{n:g}" for n in plan.spacing_mm)
+    spacing = " × ".join(f"{n:g}" for n in plan.spacing_mm) + (" px" if is_picture else " mm")
     patch = " × ".join(map(str, plan.patch))
     sums = run.model / "SHA256SUMS"
     return [
         ("Pipeline", f"{config.name}: {config.summary}"),
         ("medseg", f"{report.get('version', __version__)} trained, {__version__} made this page"),
         ("Network", f"{config.model.name}{f' ({options})' if options else ''}"),
-        (
-            "Plan",
-            f"{plan.dims}D, patch {patch}, spacing {size} mm, batch {plan.batch_size}",
-        ),
+        ("Plan", f"{plan.dims}D, patch {patch}, spacing {spacing}, batch {plan.batch_size}"),
         ("Preprocessing", "; ".join(f"{key}: {why}" for key, why in sorted(plan.reasons.items()))),
         ("Folds", f"{len(run.trained_folds)} of {len(splits.folds)} trained"),
+        *list_definitions(metrics),
         ("Licence of the data", config.licence or "not stated"),
         ("SHA-256 of settings", sha256_of_file(run.root / "config.yaml")),
         ("SHA-256 of the split", sha256_of_file(run.root / "splits.json")),

@@ -7,6 +7,7 @@ A `Subject` is a RUN folder (`review_run`), a folder of masks, or an evaluation 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from medseg.data.loading import load_image
 from medseg.data.settings import Channel as ChannelSettings
 from medseg.data.settings import Data
 from medseg.io import read_labels, read_volume, stem
+from medseg.metrics.table import STATES
 from medseg.tracking.review import Channel, Entry, Scene
 
 NUMBERS = ("dice", "iou", "precision", "recall", "nsd", "hd95_mm", "assd_mm")
@@ -46,6 +48,7 @@ class Subject:
         notes: Sentences below the verdict.
         metrics: Of metrics.json; {} where there is no reference.
         patients: Case id -> whose it is.
+        ignore_label: Value of the references that counts as nothing.
     """
 
     title: str
@@ -56,18 +59,73 @@ class Subject:
     notes: list[str] = field(default_factory=list)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     patients: Mapping[str, str] = field(default_factory=dict)
+    ignore_label: int | None = None
 
 
-def read_rows(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of a cases.csv by case id; an empty cell is None."""
+def read_rows(path: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
+    """Return the rows of a cases.csv by case id, without its empty cells, and case id -> patient if it says.
+
+    Raises:
+        ConfigError: SCORES_INVALID: another table of cases, such as that of `medseg check`.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
-    with path.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            numbers = {name: _to_number(row.get(name)) for name in (*NUMBERS, *VOLUMES)}
-            told = {name: number for name, number in numbers.items() if number is not None}
-            kept = {name: row[name] for name in ("label", "name", "state")}
-            found.setdefault(row["id"], []).append({**kept, **told})
-    return found
+    patients: dict[str, str] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                found.setdefault(row["id"], []).append(_read_row(row))
+                if row.get("patient"):
+                    patients[row["id"]] = row["patient"]
+    except (KeyError, ValueError, csv.Error) as error:
+        raise ConfigError(
+            "cases.csv here holds no scores", hint="give a run or an evaluation", code="SCORES_INVALID"
+        ) from error
+    return found, patients
+
+
+def _read_row(row: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return what the page shows of a row; KeyError or ValueError of one that `evaluate` did not write."""
+    label, state = row["label"] or "", row["state"]
+    if state not in STATES or not (label == "region" or label.isdecimal()):
+        raise ValueError(f"no row of scores: label {label}, state {state}")
+    numbers = {name: _to_number(row.get(name)) for name in (*NUMBERS, *VOLUMES)}
+    told = {name: number for name, number in numbers.items() if number is not None}
+    return {"label": label, "name": row["name"] or label, "state": state, **told}
+
+
+def list_definitions(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the facts of how was measured: the options of metrics.json, and the value it ignored."""
+    told = _read_definitions(metrics)
+    options = {name: chosen for name, chosen in told["options"].items() if isinstance(chosen, dict)}
+    words = [
+        f"{name}: " + ", ".join(f"{key} {value}" for key, value in sorted(chosen.items()))
+        for name, chosen in sorted(options.items())
+    ]
+    ignored = find_ignored(metrics)
+    return [
+        *([("Metric options", "; ".join(words))] if words else []),
+        *([] if ignored is None else [("Ignored value of the references", f"{ignored}")]),
+    ]
+
+
+def find_tolerance(metrics: Mapping[str, Any]) -> float | None:
+    """Return what metrics.json says of the distance that NSD accepts; None where it does not."""
+    chosen = _read_definitions(metrics)["options"].get("nsd")
+    told = chosen.get("tolerance_mm") if isinstance(chosen, dict) else None
+    return told if isinstance(told, int | float) else None
+
+
+def find_ignored(metrics: Mapping[str, Any]) -> int | None:
+    """Return what metrics.json says of the value that the references do not count."""
+    told = _read_definitions(metrics).get("ignore_label")
+    return told if isinstance(told, int) else None
+
+
+def _read_definitions(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    told = metrics.get("definitions")
+    definitions = told if isinstance(told, dict) else {}
+    options = definitions.get("options")
+    return {**definitions, "options": options if isinstance(options, dict) else {}}
 
 
 def list_failed(report: Mapping[str, Any]) -> dict[str, str]:
@@ -95,7 +153,11 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def _to_number(text: str | None) -> float | None:
-    return float(text) if text else None
+    if not text:
+        return None
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no score")
+    return number
 
 
 def index_masks(folder: Path) -> dict[str, Path]:

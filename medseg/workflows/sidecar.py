@@ -22,6 +22,8 @@ from medseg.data.cases import Case
 DICOM_ID = re.compile(r"(dcm-[0-9a-f]{12})(?:-v(\d+))?")
 """The pseudonym of a series, and the number of a volume in it."""
 
+SHA256 = re.compile(r"[0-9a-f]{64}")  # a sidecar of another tool may say anything
+
 
 def find_versions(*packages: str) -> dict[str, str]:
     """Return the versions that decide an output's bits: medseg's and those of imported packages."""
@@ -41,6 +43,17 @@ def is_done(out: Path, case_id: str, outputs: Sequence[str], identity: Mapping[s
         return isinstance(told, dict) and hash_outputs(out, outputs).items() <= told.items()
     except OSError:
         return False
+
+
+def find_model(masks: Mapping[str, Path]) -> str:
+    """Return the hash of the model that made all masks, as their sidecars say; "" where that is not one.
+
+    Args:
+        masks: Id -> mask.
+    """
+    sidecars = [read_if_whole(path.with_name(f"{name}.json")) for name, path in masks.items()]
+    models = {str(sidecar.get("model_sha256", "")) for sidecar in sidecars}
+    return models.pop() if len(models) == 1 and all(map(SHA256.fullmatch, models)) else ""
 
 
 def hash_outputs(out: Path, outputs: Sequence[str]) -> dict[str, str]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from medseg import __version__
-from medseg.core.files import read_if_whole, sha256_of, sha256_of_file, to_json
+from medseg.core.files import sha256_of, sha256_of_file, to_json
 from medseg.metrics import CaseMetrics, Scores, rows
 from medseg.tracking.store import start_run
 from medseg.workflows.pairs import Pairs
 from medseg.workflows.report import Report
+from medseg.workflows.sidecar import find_model
 from medseg.workflows.tracked import MODEL, find_maker, log_scores, mean_dice
 
-SHA256 = re.compile(r"[0-9a-f]{64}")  # a sidecar may say anything
 MAX_ROWS = 10_000  # of the table, which MLflow's page reads whole
 ALONE = "evaluate"  # the experiment of masks whose model no run made
 
@@ -32,7 +30,7 @@ def track_evaluation(
         out: Where `evaluate` wrote cases.csv, which goes along where the table does not hold all.
         plots: Files to go along.
     """
-    model = find_model(pairs)
+    model = find_model({name: predicted for name, (_, predicted) in pairs.items()})
     parent, experiment = find_maker(model) if model else ("", "")
     metrics = report.extra["metrics"]
     tags = {"medseg.version": __version__, "medseg.kind": "evaluate", **({MODEL: model} if model else {})}
@@ -70,12 +68,3 @@ def pick_worst(scores: Scores, max_rows: int) -> Sequence[CaseMetrics]:
     worth = [mean_dice(case) for case in scores]
     ranked = sorted(range(len(worth)), key=lambda at: (worth[at] is None, worth[at]))
     return [scores[at] for at in ranked[:count]]
-
-
-def find_model(pairs: Pairs) -> str:
-    """Return the hash of the model that made all masks, as their sidecars say; "" where that is not one."""
-    sidecars: list[dict[str, Any]] = [
-        read_if_whole(predicted.with_name(f"{name}.json")) for name, (_, predicted) in pairs.items()
-    ]
-    models = {str(sidecar.get("model_sha256", "")) for sidecar in sidecars}
-    return models.pop() if len(models) == 1 and all(map(SHA256.fullmatch, models)) else ""

@@ -48,8 +48,10 @@ def make_rows(dice: float) -> list[dict[str, Any]]:
     return [{"label": str(value), "name": name, "dice": dice, **other} for value, name in LABELS.items()]
 
 
-def write_page(path: Path, scenes: dict[str, Scene], scores: dict[str, float | None], total: int = 0) -> Path:
-    """Write a page of cases; a score of None is a case that failed."""
+def write_page(
+    path: Path, scenes: dict[str, Scene], scores: dict[str, float | None], total: int = 0, **more: Any
+) -> Path:
+    """Write a page of cases, with `more` in its index; a score of None is a case that failed."""
     entries = [
         Entry(name, error="NII_CRC: damaged")
         if score is None
@@ -60,7 +62,10 @@ def write_page(path: Path, scenes: dict[str, Scene], scores: dict[str, float | N
     with open_page(path, f"Review {CODE}") as writer:
         for case in cases:
             scene = scenes.get(case["id"])
-            case["block"] = None if scene is None else writer.add_case(cut_scene(scene, list(LABELS), 10**6))
+            case["block"] = None
+            if scene is not None:
+                case["block"] = writer.add_case(cut_scene(scene, list(LABELS), 10**6))
+                case["unit"] = "px" if scene.geometry.is_picture else "mm"
         writer.finish(
             {
                 "title": CODE,
@@ -72,6 +77,7 @@ def write_page(path: Path, scenes: dict[str, Scene], scores: dict[str, float | N
                 "colours": [list(pair) for pair in PAIRS],
                 "cases": cases,
                 "total": total or len(cases),
+                **more,
             }
         )
     return path

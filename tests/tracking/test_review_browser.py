@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from medseg.tracking.review import cut_scene, write_niivue
+from medseg.tracking.review import FLAGS, cut_scene, write_niivue
 from medseg.tracking.review.page import read_script
 from tests.tracking.review_pages import CODE, FORMULA, make_picture, make_scene, write_page
 
@@ -20,6 +20,12 @@ GREY = """([plane, x, y]) => {
 }"""
 PICTURE = "() => document.querySelector('canvas[data-plane=axial]').toDataURL()"
 STILL = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+STRIP = """() => {
+  const canvas = document.querySelector("canvas.profile"); // of the axial slider
+  const { data } = canvas.getContext("2d").getImageData(0, 6, canvas.width, 1);
+  return Array.from({ length: canvas.width }, (_, at) => [...data.slice(4 * at, 4 * at + 3)]);
+}"""
+AMBER = (255, 180, 84)
 IDS = {"best": 0.9, "10 two": 0.5, "9 one": 0.7, FORMULA + CODE: 0.1, "gone": None}
 
 
@@ -114,6 +120,33 @@ def test_text_and_flags_filter(page):
     page.click("[data-flag=failed]")
     assert names(page) == ["gone"]
     assert page.inner_text("#count").startswith("1 of 5 cases")
+
+
+def test_every_flag_has_a_button(page):
+    flags = page.locator("#flags button").evaluate_all(
+        "buttons => buttons.map(button => button.dataset.flag)"
+    )
+    assert flags == list(FLAGS)
+
+
+def test_lengths_are_told_with_their_unit_and_the_tolerance(open_file, tmp_path):
+    scores = {"a": 0.5, "b": 0.75}
+    scan = open_file(write_page(tmp_path / "scan.html", {"a": make_scene()}, scores, tolerance=1.5))
+    assert "NSD (1.5 mm)" in scan.inner_text("#head") and "HD95 mm" in scan.inner_text("#measures")
+    assert "in mm" in scan.get_attribute("th[data-key=hd95] button", "title")
+    picture = open_file(write_page(tmp_path / "picture.html", {"a": make_picture(1)}, scores, tolerance=2))
+    assert "NSD (2 px)" in picture.inner_text("#head") and "HD95 px" in picture.inner_text("#measures")
+    assert "in px" in picture.get_attribute("th[data-key=hd95] button", "title")
+    pictures = {"a": make_picture(1), "b": make_scene()}
+    both = open_file(write_page(tmp_path / "both.html", pictures, scores, tolerance=2))
+    assert "NSD (2 mm or px)" in both.inner_text("#head") and "HD95 px" in both.inner_text("#measures")
+
+
+def test_small_numbers_keep_three_digits(open_file, tmp_path):
+    path = write_page(tmp_path / "a.html", {"a": make_scene()}, {"a": 0.5})
+    path.write_text(path.read_text().replace('"volumes":{"organ":2.5}', '"volumes":{"organ":0.0043219}'))
+    page = open_file(path)
+    assert page.locator("#body td").all_text_contents()[-3:] == ["0.00432", "2.00", "0.5"]
 
 
 def test_j_and_k_go_through_the_cases_as_sorted(page):
@@ -269,6 +302,39 @@ def test_m_goes_to_the_largest_error_and_says_what_is_there(page):
     told = page.inner_text("#readout")
     reference, predicted = told.split("Reference ")[1].split("Prediction ")
     assert reference.strip() != predicted.strip()
+
+
+def go_to(page, *voxel):
+    for plane, position in zip(("sagittal", "coronal", "axial"), voxel, strict=True):
+        page.locator(f'[aria-label="{plane} slice"]').fill(str(position))
+    page.evaluate(STILL)
+
+
+def test_what_was_not_evaluated_is_no_error_and_is_said(open_file, tmp_path):
+    scene = make_scene(is_shifted=False)
+    scene.predicted[0:5, 0:5, 1] = 9
+    scene.reference[0:5, 0:5, 10] = 9
+    page = open_file(write_page(tmp_path / "a.html", {"a": scene}, {"a": 0.5}))
+    before = page.inner_text("#readout")
+    page.keyboard.press("m")
+    page.evaluate(STILL)
+    assert page.inner_text("#readout") == before  # there is no error to go to
+    assert AMBER not in [tuple(colour) for colour in page.evaluate(STRIP)]
+    go_to(page, 2, 2, 1)
+    assert page.inner_text("#readout").endswith("Reference nothing   Prediction not evaluated   ")
+    go_to(page, 2, 2, 10)
+    assert page.inner_text("#readout").endswith("Reference not evaluated   Prediction nothing   ")
+
+
+@pytest.mark.parametrize(("ignores", "told"), [(True, "ignored"), (False, "not evaluated")])
+def test_what_the_reference_ignores_is_no_error(open_file, tmp_path, ignores, told):
+    scene = make_scene(is_shifted=False)
+    scene.reference[0:5, 0:5, 10] = 9
+    scene.predicted[0:5, 0:5, 10] = 1
+    page = open_file(write_page(tmp_path / "a.html", {"a": scene}, {"a": 0.5}, ignores=ignores))
+    assert (AMBER in [tuple(colour) for colour in page.evaluate(STRIP)]) is not ignores
+    go_to(page, 2, 2, 10)
+    assert page.inner_text("#readout").endswith(f"Reference {told}   Prediction organ   ")
 
 
 def test_one_structure_is_drawn_alone(page):

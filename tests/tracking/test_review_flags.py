@@ -1,5 +1,7 @@
 """Which cases come first, and why."""
 
+import pytest
+
 from medseg.tracking.review.flags import Entry, flag_cases, measure_robust_z
 
 
@@ -41,9 +43,22 @@ def test_a_missed_structure_is_a_failure():
     assert case["flags"] == ["failed"] and case["reasons"] == ["lesion: missed, the reference has it"]
 
 
-def test_an_invented_structure_is_told_and_no_failure():
+def test_a_missed_structure_is_a_failure_whatever_was_measured():
+    case = flag_cases([Entry("a", [{"label": "1", "name": "organ", "state": "missed", "nsd": 0.0}])])[0]
+    assert case["flags"] == ["failed", "empty"] and case["reasons"] == ["organ: missed, the reference has it"]
+
+
+@pytest.mark.parametrize("metric", ["dice", "iou"])
+def test_two_masks_that_do_not_touch_are_a_failure_and_nothing_is_missed(metric):
+    case = flag_cases([Entry("a", [{"label": "1", "name": "organ", "state": "present", metric: 0.0}])])[0]
+    assert case["flags"] == ["failed"] and case["reasons"] == ["organ: no overlap with the reference"]
+
+
+def test_an_invented_structure_has_a_flag_of_its_own():
     case = flag_cases([Entry("a", [row(0.0, state="spurious", truth=0.0)])])[0]
-    assert case["flags"] == [] and case["reasons"] == ["organ: found, the reference does not have it"]
+    assert case["flags"] == ["invented"] and case["reasons"] == [
+        "organ: found, the reference does not have it"
+    ]
 
 
 def test_an_empty_mask_is_flagged():
@@ -77,6 +92,44 @@ def test_a_volume_without_a_reference_is_compared_with_the_others():
     entries = [Entry(f"usual-{place}", volumes_ml={"organ": 10 + place / 10}) for place in range(8)]
     case = find(flag_cases([*entries, Entry("far", volumes_ml={"organ": 2.0})]), "far")
     assert case["flags"] == ["outlier"]
+
+
+def livers(n, **volumes_ml):
+    return [Entry(f"usual-{place}", volumes_ml={"liver": 1500 + place, **volumes_ml}) for place in range(n)]
+
+
+def test_a_structure_that_all_others_have_is_missing_without_a_reference():
+    for gone in ({"liver": 0.0, "spleen": 200.0}, {"spleen": 200.0}):  # not named: not found
+        case = find(flag_cases([*livers(10), Entry("far", volumes_ml=gone)]), "far")
+        assert case["flags"] == ["outlier"]
+        assert case["reasons"] == ["liver: not found, 10 of 10 other cases have it"]
+
+
+def test_pixels_of_a_structure_are_missing_where_nothing_has_a_volume():
+    entries = [Entry(f"usual-{place}", found=["nucleus", "cell"]) for place in range(9)]
+    cases = flag_cases([*entries, Entry("far", found=["cell"])])
+    assert find(cases, "far")["reasons"] == ["nucleus: not found, 9 of 9 other cases have it"]
+    assert not any(case["flags"] for case in cases if case["id"] != "far")
+
+
+def test_a_structure_that_one_in_five_lacks_is_missing_nowhere():
+    entries = [*livers(8), Entry("one", volumes_ml={"liver": 0, "spleen": 1}), Entry("two", found=["spleen"])]
+    assert not any(case["flags"] for case in flag_cases(entries))
+
+
+def test_nothing_is_missing_where_a_reference_says_so_or_where_there_is_no_mask():
+    told = Entry("told", [row(None, state="both_empty", found=0.0, truth=0.0), row(0.9, "b")])
+    cases = flag_cases([*livers(10), told, Entry("failed", error="NII_CRC: damaged"), Entry("unknown")])
+    assert [case["flags"] for case in cases if case["flags"]] == [["failed"]]
+
+
+def test_of_an_empty_mask_it_is_not_said_what_it_lacks():
+    case = find(flag_cases([*livers(10), Entry("far", volumes_ml={"liver": 0.0})]), "far")
+    assert case["flags"] == ["empty"] and case["reasons"] == ["the mask is empty"]
+
+
+def test_of_few_cases_nothing_is_missing():
+    assert find(flag_cases([*livers(4), Entry("far", volumes_ml={"liver": 0, "b": 1})]), "far")["flags"] == []
 
 
 def test_unlike_the_training_is_told_once():

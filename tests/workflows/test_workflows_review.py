@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from medseg.core.errors import ConfigError, DataError, GeometryError
-from medseg.core.files import read_json, write_json, write_text
+from medseg.core.files import read_json, sha256_of_file, write_json, write_text
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Labels, Volume
 from medseg.data.cases import pseudonymize, read_key
@@ -287,6 +287,48 @@ def test_sidecars_tell_volumes_and_trust(masks, tmp_path):
     assert dict(blocks["index"]["facts"])["SHA-256 of the model"] == "f" * 64
 
 
+def test_an_empty_picture_is_seen_though_its_sidecar_has_no_volume(tmp_path):
+    square = Geometry((6, 8, 1), np.eye(4))
+    for name, value in (("found", 1), ("nothing", 0)):
+        array = np.zeros(square.shape, np.uint8)
+        array[2:4, 2:5] = value
+        write_labels(tmp_path / f"{name}.png", Labels(array, square))
+        labels = {"1": {"name": "polyp", "volume_ml": None}}
+        trust = {"reasons": [f"polyp: {name}"], "outlier": {"p": 0.5}}
+        write_json(
+            tmp_path / f"{name}.json", {"labels": labels, "versions": {"medseg": "0.1.0"}, "trust": trust}
+        )
+    blocks, _ = show(tmp_path, root=tmp_path)
+    assert row_of(blocks, "nothing")["flags"] == ["empty"]
+    assert row_of(blocks, "nothing")["reasons"] == ["polyp: nothing", "the mask is empty"]
+    assert row_of(blocks, "found")["flags"] == []
+    assert blocks["index"]["labels"] == [{"value": 1, "name": "polyp"}]
+    assert blocks["index"]["verdict"] == "2 cases: 1 empty."
+
+
+def test_a_structure_that_one_mask_alone_lacks_is_flagged(tmp_path):
+    for name in "abcdef":
+        array = np.ones((4, 4, 3), np.uint8)
+        array[2:] = 1 if name == "f" else 2
+        write_labels(tmp_path / f"{name}.nii.gz", Labels(array, Geometry.of_spacing(array.shape, (1, 1, 3))))
+    blocks, _ = show(tmp_path, root=tmp_path)
+    assert row_of(blocks, "f")["reasons"] == [
+        "1: volume 13.9 robust SD above the median case",
+        "2: not found, 5 of 5 other cases have it",
+    ]
+    assert blocks["index"]["verdict"] == "6 cases: 1 outlier."
+
+
+def test_an_invented_structure_is_part_of_the_verdict(evaluation, tmp_path):
+    text = (evaluation / "cases.csv").read_text()
+    write_text(
+        evaluation / "cases.csv",
+        text.replace(f"{IDS[1]},2,lesion,present,0.9", f"{IDS[1]},2,lesion,spurious,0"),
+    )
+    blocks, _ = show(tmp_path / "page", root=evaluation)
+    assert blocks["index"]["verdict"].endswith("on 3 cases: 1 invented.")
+
+
 FOREIGN = (
     {"labels": {"background": 0, "tumour": 1}, "versions": {}},
     {"labels": {"1": "tumour"}, "versions": {}},
@@ -396,6 +438,82 @@ def test_two_files_are_a_case_called_as_the_mask(tmp_path):
     blocks, _ = show(tmp_path / "page", root=tmp_path / "OUT", reference=pair[0], predicted=pair[1])
     assert [(case["id"], case["block"]) for case in blocks["index"]["cases"]] == [("made", 0)]
     assert blocks["case-0"]["reference"] == blocks["case-0"]["predicted"]
+
+
+def test_provenance_of_an_evaluation_says_what_was_measured_and_how(masks, tmp_path):
+    shutil.copytree(masks / "masks", tmp_path / "masks")
+    for name in IDS[:3]:
+        write_json(tmp_path / "masks" / f"{name}.json", {"model_sha256": "e" * 64})
+    write_text(tmp_path / "who.csv", f"id,patient\n{IDS[0]},Ann\n{IDS[1]},Ann\n")
+    pair = (masks / "labelsTr", tmp_path / "masks")
+    options = ("--nsd-tolerance-mm", "2.5", "--ignore-label", "9", "--groups", tmp_path / "who.csv")
+    assert medseg("evaluate", *pair, "-o", tmp_path / "OUT", *options).exit_code == 0
+    blocks, _ = show(tmp_path / "page", root=tmp_path / "OUT", reference=pair[0], predicted=pair[1])
+    facts = dict(blocks["index"]["facts"])
+    assert facts["Cases"] == "3 of 2 patients"
+    assert facts["Metric options"] == "nsd: tolerance_mm 2.5"
+    assert facts["Ignored value of the references"] == "9"
+    assert facts["SHA-256 of cases.csv"] == sha256_of_file(tmp_path / "OUT" / "cases.csv")
+    assert facts["SHA-256 of the model"] == "e" * 64
+    assert blocks["index"]["tolerance"] == 2.5 and blocks["index"]["ignores"]
+
+
+def test_what_an_evaluation_does_not_say_is_no_fact(evaluation, tmp_path):
+    write_json(evaluation / "metrics.json", {"definitions": {"options": ["nsd"], "ignore_label": "none"}})
+    blocks, _ = show(tmp_path / "page", root=evaluation)
+    assert [name for name, _ in blocks["index"]["facts"]] == [
+        "Cases",
+        "SHA-256 of cases.csv",
+        "medseg",
+        "Page made on",
+    ]
+    assert blocks["index"]["tolerance"] is None and not blocks["index"]["ignores"]
+    write_json(evaluation / "metrics.json", {"definitions": None})
+    assert show(tmp_path / "page", root=evaluation)[0]["index"]["facts"][0] == ["Cases", "3"]
+
+
+def test_a_run_says_how_it_was_measured_too(copied, tmp_path):
+    told = {"options": {"nsd": {"tolerance_mm": 2.0}}, "ignore_label": None}
+    write_json(copied / "evaluation" / "metrics.json", {"definitions": told})
+    blocks, _ = show(tmp_path, root=copied)
+    assert dict(blocks["index"]["facts"])["Metric options"] == "nsd: tolerance_mm 2.0"
+    assert blocks["index"]["tolerance"] == 2
+
+
+def test_pixels_of_a_picture_have_no_volume(tmp_path):
+    square = Geometry((6, 8, 1), np.eye(4))
+    array = np.zeros(square.shape, np.uint8)
+    array[2:4, 2:5] = 1
+    pair = tmp_path / "truth", tmp_path / "masks"
+    for folder in pair:
+        write_labels(folder / "a.png", Labels(array, square))
+    assert medseg("evaluate", *pair, "-o", tmp_path / "OUT").exit_code == 0
+    blocks, _ = show(tmp_path / "page", root=tmp_path / "OUT", reference=pair[0], predicted=pair[1])
+    case = row_of(blocks, "a")
+    assert case["unit"] == "px" and case["volumes"] == {} and case["rows"][0]["hd95_mm"] == 0
+    assert not any(key.endswith("_ml") for key in case["rows"][0])
+
+
+FOREIGN_TABLES = (
+    "id,patient\na,b\n",
+    "id,label,name,state\na,lung,lung,present\n",
+    "id,label,name,state\na,1,lung,healthy\n",
+    "id,label,name,state,dice\na,1,lung,present,high\n",
+    "id,label,name,state,dice\na,1,lung,present,inf\n",
+)
+
+
+@pytest.mark.parametrize("table", FOREIGN_TABLES)
+def test_another_table_of_cases_is_refused(tmp_path, table):
+    write_text(tmp_path / "cases.csv", table)
+    with pytest.raises(ConfigError, match="holds no scores") as caught:
+        build(Sources(tmp_path), tmp_path)
+    assert caught.value.code == "SCORES_INVALID"
+
+
+def test_the_check_of_a_run_is_refused(run, tmp_path):
+    with pytest.raises(ConfigError, match="holds no scores"):
+        build(Sources(run / "check"), tmp_path)
 
 
 def test_an_evaluation_without_masks_is_a_table(evaluation, tmp_path):

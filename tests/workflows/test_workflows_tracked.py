@@ -19,8 +19,9 @@ from medseg.tracking.store import Tracker, find_run
 from medseg.workflows.look import Look
 from medseg.workflows.report import CaseResult
 from medseg.workflows.run_folder import RunFolder
+from medseg.workflows.sidecar import find_model
 from medseg.workflows.tracked import closing, word_scores
-from medseg.workflows.tracked_evaluate import find_model, pick_worst
+from medseg.workflows.tracked_evaluate import pick_worst
 from medseg.workflows.tracked_infer import describe_case
 from tests.tiny import IDS, document, medseg
 
@@ -250,7 +251,7 @@ def test_the_worst_cases_come_first_and_those_without_dice_last():
 
 
 def test_masks_of_several_or_unknown_models_have_no_run_above_them(tmp_path: Path):
-    paths = {name: (tmp_path / "r.nii.gz", tmp_path / f"{name}.nii.gz") for name in ("a", "b")}
+    paths = {name: tmp_path / f"{name}.nii.gz" for name in ("a", "b")}
     assert find_model(paths) == ""
     for name, sha256 in (("a", "0" * 64), ("b", "1" * 64)):
         write_json(tmp_path / f"{name}.json", {"model_sha256": sha256})

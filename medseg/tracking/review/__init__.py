@@ -5,12 +5,13 @@ all into one file, `assets` hold what runs in the browser. `niivue` makes a page
 viewer.
 """
 
-from medseg.tracking.review.flags import Entry, flag_cases
+from medseg.tracking.review.flags import FLAGS, Entry, flag_cases
 from medseg.tracking.review.niivue import write_niivue
 from medseg.tracking.review.page import PageWriter, escape_json, open_page
 from medseg.tracking.review.scene import MAX_LABELS, Channel, Scene, cut_scene
 
 __all__ = [
+    "FLAGS",
     "MAX_LABELS",
     "Channel",
     "Entry",

@@ -1,8 +1,10 @@
 """Which cases to look at first, and why.
 
-failed        no mask was made, or it misses a structure that the reference has (Dice 0)
+failed        no mask was made, or it misses a structure that the reference has, or lies beside it (Dice 0)
+invented      it holds a structure that the reference does not have
 outlier       Dice of a structure is far below that of the other cases, or its volume (as a share of the
-              reference's, where there is one) far from theirs
+              reference's, where there is one) far from theirs; without a reference also a structure that was
+              not found and that nearly all others have
 empty         the mask is empty
 unlike        out of distribution: the case is unlike the training cases (p <= 0.05, see docs/trust.md)
 """
@@ -10,16 +12,18 @@ unlike        out of distribution: the case is unlike the training cases (p <= 0
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-FLAGS = ("failed", "outlier", "empty", "unlike")
+FLAGS = ("failed", "invented", "outlier", "empty", "unlike")
 FAR = 3.5  # robust z-scores beyond it are outliers (Iglewicz and Hoaglin 1993)
 NORMAL = 1.4826  # the MAD of a normal distribution times this is its standard deviation
 FLOORS = {"dice": 0.02, "volume": 0.05}  # least spread: of cases that agree better, a small step is no alarm
 MIN_CASES = 6  # of fewer, none is called far from the others
+NEARLY_ALL = 0.9  # of the other cases have it: then a case without it is an outlier
 UNLIKELY = 0.05
 
 
@@ -30,12 +34,13 @@ class Entry:
     Args:
         id: The case id.
         rows: A row a structure, as `medseg.metrics.rows` has them; none where there is no reference.
-        volumes_ml: Name of a structure -> volume in the mask; those of `rows` come first.
+        volumes_ml: Name of a structure -> volume in the mask, 0 where it is not named; those of `rows` come
+            first.
         part: Who predicted it: "fold 0", "test", "".
         error: Why there is no mask: "CODE: message".
         reasons: Of trust, why to look at it.
         p: Of the outlier test of trust.
-        is_empty: Whether the mask is known to be; volumes of 0 ml say so, too.
+        found: Names of the structures in the mask, where no volume tells: pixels have no size.
     """
 
     id: str
@@ -45,7 +50,7 @@ class Entry:
     error: str = ""
     reasons: Sequence[str] = ()
     p: float | None = None
-    is_empty: bool = False
+    found: Collection[str] | None = None
 
     @property
     def score(self) -> float | None:
@@ -59,6 +64,17 @@ class Entry:
         """Name of a structure -> predicted volume in ml."""
         told = {row["name"]: row.get("volume_predicted_ml") for row in self.rows}
         return {**self.volumes_ml, **{name: ml for name, ml in told.items() if ml is not None}}
+
+    @property
+    def present(self) -> set[str] | None:
+        """Names of the structures in the mask; None where that is not known."""
+        if self.error:
+            return None
+        if self.rows:
+            return {row["name"] for row in self.rows if row["state"] in {"present", "spurious"}}
+        if self.volumes_ml:
+            return {name for name, ml in self.volumes_ml.items() if ml}
+        return None if self.found is None else set(self.found)
 
 
 def flag_cases(entries: Iterable[Entry]) -> list[dict[str, Any]]:
@@ -105,7 +121,27 @@ def _find_far(entries: Sequence[Entry]) -> dict[str, list[str]]:
         for key, z in _name_z(logs, FLOORS["volume"]).items():
             if abs(z) > FAR:
                 found.setdefault(key, []).append(f"{name}: volume {_word_z(z)}")
+    for key, words in _find_missing(entries):
+        found.setdefault(key, []).append(words)
     return found
+
+
+def _find_missing(entries: Sequence[Entry]) -> Iterator[tuple[str, str]]:
+    """Yield case id and a sentence per structure that a mask lacks and nearly all others have.
+
+    A reference says better whether it is missed, and of an empty mask that is said already.
+    """
+    present = {
+        entry.id: names for entry in entries if not entry.rows and (names := entry.present) is not None
+    }
+    others = len(present) - 1
+    if others + 1 < MIN_CASES:
+        return
+    counts = Counter(name for names in present.values() for name in names)
+    for key, names in present.items():
+        for name, count in counts.items() if names else ():
+            if name not in names and count >= NEARLY_ALL * others:
+                yield key, f"{name}: not found, {count} of {others} other cases have it"
 
 
 def _compare_volumes(entry: Entry) -> dict[str, float | None]:
@@ -138,20 +174,25 @@ def _word_z(z: float) -> str:
 
 
 def _flag(entry: Entry, far: Sequence[str]) -> dict[str, Any]:
-    missed = [row["name"] for row in entry.rows if row.get("dice") == 0 and row["state"] != "spurious"]
+    missed = [row["name"] for row in entry.rows if row["state"] == "missed"]
+    apart = [
+        row["name"]
+        for row in entry.rows
+        if row["state"] == "present" and 0 in (row.get("dice"), row.get("iou"))
+    ]
     invented = [row["name"] for row in entry.rows if row["state"] == "spurious"]
-    volumes = entry.volumes
-    is_empty = entry.is_empty or (not entry.error and bool(volumes) and not any(volumes.values()))
+    is_empty = entry.present == set()
     is_unlike = entry.p is not None and entry.p <= UNLIKELY
     reasons = [entry.error] if entry.error else []
     reasons += [f"{name}: missed, the reference has it" for name in missed]
+    reasons += [f"{name}: no overlap with the reference" for name in apart]
     reasons += [f"{name}: found, the reference does not have it" for name in invented]
     reasons += [*far, *entry.reasons]
     if is_empty and not missed:
         reasons.append("the mask is empty")
     if is_unlike and not any("unlike the training" in reason for reason in reasons):
         reasons.append(f"the case is unlike the training cases (p = {entry.p:.3f})")
-    told = (bool(entry.error or missed), bool(far), is_empty, is_unlike)
+    told = (bool(entry.error or missed or apart), bool(invented), bool(far), is_empty, is_unlike)
     return {
         "id": entry.id,
         "part": entry.part,
@@ -161,5 +202,5 @@ def _flag(entry: Entry, far: Sequence[str]) -> dict[str, Any]:
         "flags": [flag for flag, is_told in zip(FLAGS, told, strict=True) if is_told],
         "reasons": reasons,
         "rows": [dict(row) for row in entry.rows],
-        "volumes": volumes,
+        "volumes": entry.volumes,
     }

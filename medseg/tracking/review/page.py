@@ -54,7 +54,7 @@ class PageWriter:
         """Write the index and the script.
 
         Args:
-            index: Title, verdict, facts, limits, labels, colours, cases: of `workflows.review.describe`.
+            index: Title, verdict, facts, labels, cases and so on: of `workflows.review.describe`.
         """
         self._stream.write(f'<script type="application/json" id="index">{escape_json(index)}</script>\n')
         self._stream.write(f"<script>{read_script()}</script>\n</body>\n</html>\n")

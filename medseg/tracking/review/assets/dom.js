@@ -19,17 +19,26 @@ function option(value, text) {
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-// Three significant digits, and no more than two decimals; a dash for what is undefined.
+// Three significant digits, from 1 on no more than two decimals; a dash for what is undefined.
 function word(value) {
   if (!isNumber(value)) return "–";
   const size = Math.abs(value);
-  return size >= 100 ? value.toFixed(0) : size >= 10 ? value.toFixed(1) : value.toFixed(2);
+  if (size < 1) return String(Number(value.toPrecision(3)));
+  return value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2);
 }
 
-const FLAG_NAMES = { failed: "failed", outlier: "outlier", empty: "empty", unlike: "out of distribution" };
+// Lengths of a picture are told in pixels, which have no known size; where the page has both, heads say so.
+const unitOf = (one) => one.unit || lengthUnit();
+const lengthUnit = () => [...new Set(index.cases.map(({ unit }) => unit).filter(Boolean))].sort().join(" or ") || "mm";
+const nameNsd = (unit) => (isNumber(index.tolerance) ? `NSD (${index.tolerance} ${unit})` : "NSD");
+
+const FLAG_NAMES = {
+  failed: "failed", invented: "invented", outlier: "outlier", empty: "empty", unlike: "out of distribution",
+};
 const FLAG_HINTS = {
-  failed: "No mask was made, or it misses a structure that the reference has",
-  outlier: "Dice far below, or volume far from, those of the other cases",
+  failed: "No mask was made, or it misses a structure that the reference has, or lies beside it",
+  invented: "A structure that the reference does not have",
+  outlier: "Dice far below, or volume far from, those of the other cases, or a structure missing that they have",
   empty: "The mask is empty",
   unlike: "The case is unlike the training cases",
 };

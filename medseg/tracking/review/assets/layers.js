@@ -26,10 +26,10 @@ function paintGrey(volume, layout, view) {
   return image;
 }
 
-// Keep one structure; ignored voxels are background in both masks.
+// Keep one structure; ignored voxels are background in both masks, and so is what was not evaluated.
 function pickStructure(labels, reference, structure) {
   return labels.map((value, place) => {
-    const hidden = value === OTHER || (reference && reference[place] === OTHER);
+    const hidden = value === OTHER || (reference && isIgnored(reference[place]));
     return hidden || (structure && value !== structure) ? 0 : value;
   });
 }

@@ -51,8 +51,10 @@ function profile(volume, axis) {
   return { present, wrong };
 }
 
-const OTHER = 255; // a value that no structure has: ignored voxels are no errors
-const isWrong = (reference, predicted) => reference !== predicted && reference !== OTHER;
+const OTHER = 255; // a value of no structure: ignored in a reference of a page that ignores one, else background
+const isIgnored = (reference) => reference === OTHER && index.ignores;
+const evaluated = (value) => (value === OTHER ? 0 : value);
+const isWrong = (reference, predicted) => !isIgnored(reference) && evaluated(reference) !== evaluated(predicted);
 
 function largestAt(counts) {
   const most = Math.max(...counts);

@@ -1,8 +1,8 @@
 // What stands on top, and what is known of the chosen case.
 
-const MEASURES = [
-  ["dice", "Dice", 3], ["iou", "IoU", 3], ["nsd", "NSD", 3], ["hd95_mm", "HD95 mm"], ["assd_mm", "ASSD mm"], ["precision", "Precision", 3],
-  ["recall", "Recall", 3], ["volume_reference_ml", "Reference ml"], ["volume_predicted_ml", "Predicted ml"], ["volume_error_ml", "Error ml"],
+const measuresOf = (unit) => [
+  ["dice", "Dice", 3], ["iou", "IoU", 3], ["nsd", nameNsd(unit), 3], ["hd95_mm", `HD95 ${unit}`], ["assd_mm", `ASSD ${unit}`],
+  ["precision", "Precision", 3], ["recall", "Recall", 3], ["volume_reference_ml", "Reference ml"], ["volume_predicted_ml", "Predicted ml"], ["volume_error_ml", "Error ml"],
 ];
 
 const NARROW = 3; // structures that fit side by side
@@ -32,7 +32,7 @@ function showAbout(one, note) {
   find("marks").replaceChildren(...one.flags.map(flagMark));
   find("reasons").replaceChildren(...one.reasons.map((text) => make("li", { textContent: text })));
   find("cut").textContent = note;
-  const shown = MEASURES.filter(([key]) => one.rows.some((row) => isNumber(row[key])));
+  const shown = measuresOf(unitOf(one)).filter(([key]) => one.rows.some((row) => isNumber(row[key])));
   const text = (row, [key, , digits]) => (digits && isNumber(row[key]) ? row[key].toFixed(digits) : word(row[key]));
   const cells = [
     ["", ...shown.map(([, name]) => name)],

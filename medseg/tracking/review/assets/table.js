@@ -2,8 +2,8 @@
 
 const COLUMNS = [
   { key: "score", name: "Dice", read: "dice", digits: 3, rises: true },
-  { key: "hd95", name: "HD95", read: "hd95_mm", rises: false, title: "mm: 95th percentile of surface distances" },
-  { key: "nsd", name: "NSD", read: "nsd", rises: true },
+  { key: "hd95", name: "HD95", read: "hd95_mm", rises: false },
+  { key: "nsd", name: "NSD", read: "nsd", digits: 3, rises: true },
   { key: "volume", name: "ml", read: "volume", total: true, rises: false, title: "Volume of the mask in ml" },
   { key: "change", name: "± ml", read: "volume_error_ml", total: true, rises: false, title: "Volume of the mask less that of the reference, in ml" },
   { key: "p", name: "p", read: "p", rises: true, title: "How usual the case is among the training cases" },
@@ -13,7 +13,10 @@ const table = {
   sort: null, isRising: true, flags: new Set(), shown: [], selected: -1,
 
   start() {
-    this.columns = COLUMNS.filter((column) => index.cases.some((one) => isNumber(this.value(one, column))));
+    const unit = lengthUnit();
+    const worded = { nsd: { name: nameNsd(unit) }, hd95: { title: `95th percentile of surface distances, in ${unit}` } };
+    this.columns = COLUMNS.filter((column) => index.cases.some((one) => isNumber(this.value(one, column))))
+      .map((column) => ({ ...column, ...worded[column.key] }));
     const names = index.labels.map((label) => label.name);
     const regions = index.cases.flatMap((one) => one.rows.map((row) => row.name));
     const all = [...new Set([...names, ...regions])];
@@ -26,7 +29,7 @@ const table = {
   },
 
   makeHead(key, name) {
-    const button = make("button", { textContent: name, title: COLUMNS.find((column) => column.key === key)?.title ?? "" });
+    const button = make("button", { textContent: name, title: this.columns.find((column) => column.key === key)?.title ?? "" });
     button.addEventListener("click", () => this.sortBy(key));
     return make("th", { scope: "col", "data-key": key }, button);
   },

@@ -177,15 +177,15 @@ const viewer = {
   tell() {
     const { shape, start, stop, scan, channels, reference, predicted, picture } = this.volume;
     const place = this.index[0] + shape[0] * (this.index[1] + shape[1] * this.index[2]);
-    const name = (mask) => (mask[place] === OTHER ? "ignored" : (index.labels[mask[place] - 1]?.name ?? "nothing"));
+    const name = (value) => (value === OTHER ? "not evaluated" : (index.labels[value - 1]?.name ?? "nothing"));
     const parts = [];
     const add = (what, text) => parts.push(`${what} `, make("b", { textContent: text }), "   ");
     const at = this.index.map((n, axis) => start[axis] + Math.floor(((n + 0.5) * (stop[axis] - start[axis])) / shape[axis]));
     add(picture ? "Pixel" : "Voxel", at.slice(0, picture ? 2 : 3).map((n, axis) => `${n + 1}/${scan[axis]}`).join(", "));
     for (const { name: title, levels, codes, unit } of channels)
       add(channels.length > 1 ? title : "Value", `${word(levels[codes[place]])} ${unit}`.trim());
-    if (reference) add("Reference", name(reference));
-    if (predicted) add("Prediction", name(predicted));
+    if (reference) add("Reference", isIgnored(reference[place]) ? "ignored" : name(reference[place]));
+    if (predicted) add("Prediction", name(predicted[place]));
     find("readout").replaceChildren(...parts);
     const [low, high] = this.window;
     find("window").textContent = this.grey ? `W ${word(high - low)}  L ${word((low + high) / 2)}` : "no image";
