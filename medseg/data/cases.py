@@ -62,8 +62,11 @@ class Case:
 
 
 def make_id(text: str) -> str:
-    """Return `text` as a name that is safe in file systems and never hidden."""
-    name = SAFE_ID.sub("_", text).lstrip(".-") or "case"
+    """Return `text` as a name that is safe in file systems, never hidden, and no formula in a table.
+
+    Tables hold it as it is: `write_csv` would put a `'` before a leading `+` or `-`.
+    """
+    name = SAFE_ID.sub("_", text).lstrip(".-+") or "case"
     return f"{name}_" if RESERVED.fullmatch(name) or name.endswith(MAPS) else name
 
 

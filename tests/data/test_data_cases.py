@@ -1,3 +1,4 @@
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg.core.errors import DataError
+from medseg.core.files import FORMULA, write_csv
 from medseg.data.cases import Case, assign_groups, confine, make_id, pseudonymize, require_unique
 
 
@@ -12,7 +14,7 @@ from medseg.data.cases import Case, assign_groups, confine, make_id, pseudonymiz
 def test_an_id_is_always_a_plain_visible_file_name(text):
     name = make_id(text)
     assert name
-    assert name[0] not in ".-"
+    assert name[0] not in (".", *FORMULA)
     assert not set(name) & set("/\\: \n\t\0'\"*?")
     assert Path("folder", name).name == name
 
@@ -26,11 +28,19 @@ def test_an_id_is_always_a_plain_visible_file_name(text):
         ("../../etc", "_.._etc"),
         (".hidden", "hidden"),
         ("--rm", "rm"),
+        ("+case", "case"),
+        ("a+b", "a+b"),
         ("", "case"),
     ],
 )
 def test_ids_of_unsafe_names(text, name):
     assert make_id(text) == name
+
+
+def test_a_table_holds_every_id_as_it_is(tmp_path):
+    names = [make_id("".join(text)) for n in range(4) for text in product("+-=@.'a\t\r", repeat=n)]
+    write_csv(tmp_path / "ids.csv", [{"id": name} for name in names])
+    assert (tmp_path / "ids.csv").read_text().splitlines() == ["id", *names]
 
 
 def test_no_case_can_take_the_name_of_the_report():
