@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg.core.errors import DataError
+from medseg.core.errors import ConfigError, DataError
 from medseg.core.files import FORMULA, write_csv
 from medseg.data.cases import Case, assign_groups, confine, make_id, pseudonymize, require_unique
 
@@ -62,6 +62,7 @@ def test_a_path_that_leaves_the_root_is_refused(root, name):
     with pytest.raises(DataError) as caught:
         confine(root, name)
     assert caught.value.code == "PATH_OUTSIDE_DATA"
+    assert name not in caught.value.message
 
 
 def test_a_folder_whose_name_only_begins_alike_is_outside(tmp_path):
@@ -91,6 +92,16 @@ def test_no_case_and_one_id_twice_are_refused(ids, code):
     with pytest.raises(DataError) as caught:
         require_unique([Case(name, ()) for name in ids])
     assert caught.value.code == code
+
+
+def test_cases_with_one_id_are_told_by_their_places():
+    with pytest.raises(DataError, match=r"^cases 2 and 4 of 4 \(in the order"):
+        require_unique([Case(name, ()) for name in ("c", "b", "a", "b")])
+
+
+def test_a_case_that_a_pattern_misses_is_told_by_its_place():
+    with pytest.raises(ConfigError, match="does not match 2 of 3 ids, such as that of case 2"):
+        assign_groups([Case(name, ()) for name in ("p1", "q1", "q2")], r"^(p\d)")
 
 
 def test_a_pseudonym_says_nothing_of_the_id_and_is_the_same_every_time(tmp_path):
