@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from medseg.cli import app
 from medseg.data.layouts import LAYOUTS, find_cohort
@@ -17,6 +18,7 @@ from tests.shown import DOCUMENTS, FENCE, ROOT, blocks, list_commands, make_envi
 from tests.tiny import make_case
 
 KINDS = re.compile(r"bash( run)?|python run|csv layout table|text( layout [a-z]+)?")
+SPAN = re.compile(r"`(medseg [a-z][^`]+)`")  # `medseg COMMAND` stands for any
 NEWCOMER = {"README.md", "tutorial.md"}
 RUNNABLE = [path for path in DOCUMENTS if " run\n" in path.read_text() and path.name not in NEWCOMER]
 
@@ -121,3 +123,47 @@ def test_every_command_has_a_section_whose_example_is_executed():
     for name, section in sections.items():
         (example,) = (text.strip() for _, text in FENCE.findall(section))
         assert example.startswith(f"medseg {name}") and example in executed
+
+
+def list_shown_commands(path: Path) -> list[str]:
+    """Return what any block or sentence of a page shows as a command, continued lines in one."""
+    page = path.read_text(encoding="utf-8")
+    lines = [line for _, text in blocks(path) for line in text.replace("\\\n", " ").splitlines()]
+    lines += [" ".join(span.split()) for span in SPAN.findall(FENCE.sub("", page))]
+    parts = [part.strip() for line in lines for part in line.split("&&")]
+    return [part for part in parts if re.match(r"(\.venv/bin/)?medseg ", part)]
+
+
+VERBS = get_command(app)
+
+
+def explain_refusal(line: str) -> str:
+    """Return the verb or option that does not exist, "" where all do; words after two spaces are prose."""
+    command, words = VERBS, re.split(r" {2,}| #", line)[0].split()[1:]
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        if (verb := words.pop(0)) not in command.commands:
+            return f"no verb {verb}"
+        command = command.commands[verb]
+    known = {"-h", "--help", *(name for one in command.params for name in (*one.opts, *one.secondary_opts))}
+    unknown = [word for word in words if re.match("--?[a-z]", word) and word.split("=")[0] not in known]
+    return " ".join(["no option", *unknown]) if unknown else ""
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
+def test_every_command_shown_has_a_verb_and_options_that_exist(path):
+    refused = {line: explain_refusal(line) for line in list_shown_commands(path)}
+    assert {line: why for line, why in refused.items() if why} == {}
+
+
+def test_a_verb_and_an_option_that_are_not_there_are_noticed():
+    told = [
+        explain_refusal(f"medseg {line}") for line in ("see a", "train a --past", "tracking sync --force")
+    ]
+    assert told == ["no verb see", "no option --past", "no option --force"]
+
+
+def test_commands_are_found_in_blocks_and_in_sentences():
+    assert "medseg train out/hippo --fold 3" in str(
+        list_shown_commands(ROOT / "docs" / "cross_validation.md")
+    )
+    assert len({line for path in DOCUMENTS for line in list_shown_commands(path)}) > 60

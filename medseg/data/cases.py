@@ -8,9 +8,8 @@ import hmac
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ Key = Callable[[], bytes]
 
 SAFE_ID = re.compile(r"[^A-Za-z0-9._+-]")
 RESERVED = re.compile(r"report(_\d+_of_\d+)?")  # report.json stands beside the cases' own files
+IN_ORDER = "(in the order of the list, or of the file names)"
 MAPS = ("_prob", "_entropy", "_disagreement")  # <id>_prob.nii.gz holds the probabilities of <id>
 
 
@@ -62,8 +62,11 @@ class Case:
 
 
 def make_id(text: str) -> str:
-    """Return `text` as a name that is safe in file systems and never hidden."""
-    name = SAFE_ID.sub("_", text).lstrip(".-") or "case"
+    """Return `text` as a name that is safe in file systems, never hidden, and no formula in a table.
+
+    Tables hold it as it is: `write_csv` would put a `'` before a leading `+` or `-`.
+    """
+    name = SAFE_ID.sub("_", text).lstrip(".-+") or "case"
     return f"{name}_" if RESERVED.fullmatch(name) or name.endswith(MAPS) else name
 
 
@@ -77,8 +80,13 @@ def require_path(path: Path) -> None:
         raise ConfigError("there is no such file or folder", hint="check the path", code="INPUT_MISSING")
 
 
-def confine(root: Path, relative: str) -> Path:
+def confine(root: Path, relative: str, what: str = "the file list") -> Path:
     """Return `root / relative`, refusing what would leave `root`.
+
+    Args:
+        root: Folder of the list.
+        relative: What the list names.
+        what: The part of the list that names it; the path itself may hold a patient's name.
 
     Raises:
         DataError: An absolute path, or one that climbs out with `..`.
@@ -86,7 +94,7 @@ def confine(root: Path, relative: str) -> Path:
     inside = Path(os.path.normpath(relative))
     if inside.is_absolute() or inside.parts[:1] == ("..",):
         raise DataError(
-            f"the file list names `{relative}`, which is outside its folder",
+            f"{what} names a path outside the folder of the list",
             hint="list paths relative to, and below, the folder of the list",
             code="PATH_OUTSIDE_DATA",
         )
@@ -117,9 +125,11 @@ def assign_groups(cases: Iterable[Case], pattern: str) -> list[Case]:
     if not pattern:
         return list(cases)
     found = [(case, re.search(pattern, case.id)) for case in cases]
-    if missed := [case.id for case, match in found if not match and not case.group]:
+    missed = [place for place, (case, match) in enumerate(found, 1) if not match and not case.group]
+    if missed:
         raise ConfigError(
-            f"data.group_pattern does not match {len(missed)} ids, such as {missed[0]}",
+            f"data.group_pattern does not match {len(missed)} of {len(found)} ids, such as that of case "
+            f"{missed[0]} {IN_ORDER}",
             hint="correct it: a case without a patient may end up on the other side of a split",
             code="GROUP_UNMATCHED",
         )
@@ -193,10 +203,25 @@ def require_unique(cases: list[Case]) -> list[Case]:
         raise DataError(
             "no case was found", hint="see docs/data.md for the layouts that are recognised", code="NO_CASES"
         )
-    ordered = sorted(cases, key=lambda case: case.id)
-    for first, second in pairwise(ordered):
-        if first.id == second.id:
+    refuse_twins([case.id for case in cases], "cases")
+    return sorted(cases, key=lambda case: case.id)
+
+
+def refuse_twins(ids: Sequence[str], what: str) -> None:
+    """Refuse two that have one id. They are told by their place: an id may be a patient's name.
+
+    Args:
+        ids: In the order of the list or of the file names.
+        what: What has them.
+
+    Raises:
+        DataError: DUPLICATE_ID.
+    """
+    place_of: dict[str, int] = {}
+    for place, name in enumerate(ids, 1):
+        if (first := place_of.setdefault(name, place)) != place:
             raise DataError(
-                f"two cases have the id `{first.id}`", hint="rename one of them", code="DUPLICATE_ID"
+                f"{what} {first} and {place} of {len(ids)} {IN_ORDER} have one id",
+                hint="rename one; of a name, an id keeps letters, digits and . _ + - only",
+                code="DUPLICATE_ID",
             )
-    return ordered

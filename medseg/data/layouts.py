@@ -22,6 +22,7 @@ from medseg.data.cases import (
     distinct_channels,
     make_id,
     no_key,
+    refuse_twins,
     require_unique,
 )
 from medseg.data.settings import Data
@@ -158,7 +159,7 @@ def _find_msd(root: Path, settings: Data, key: Key) -> list[Case]:
                 hint='an entry is {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}',
                 code="TABLE_INVALID",
             )
-        image, label = (confine(root, name) for name in names)
+        image, label = (confine(root, name, f"entry {number} of `training`") for name in names)
         cases.append(Case(make_id(stem(image)), (image,), label))
     return cases
 
@@ -188,13 +189,10 @@ def _find_folders(root: Path, settings: Data, key: Key) -> list[Case]:
 
 
 def _pair_folders(images: Path, labels: Path, settings: Data) -> list[Case]:
-    label_of: dict[str, Path] = {}
-    for file in list_images(labels):
-        if (name := make_id(stem(file))) in label_of:
-            raise DataError(
-                f"two labels have the id `{name}`", hint="rename or remove one of them", code="DUPLICATE_ID"
-            )
-        label_of[name] = file
+    files = list_images(labels)
+    names = [make_id(stem(file)) for file in files]
+    refuse_twins(names, "labels")
+    label_of = dict(zip(names, files, strict=True))
     files_of = channel_files(list_images(images), len(settings.channels), label_of)
     cases = [Case(name, files, label_of.get(name)) for name, files in files_of]
     orphans = label_of.keys() - {case.id for case in cases}  # labels without an image are reported too

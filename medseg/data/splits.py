@@ -43,8 +43,12 @@ def split_cohort(
         ConfigError: Fewer patients than folds, or test ids that are not in the cohort.
     """
     known = {record.id for record in records}
-    if unknown := sorted(set(test_ids) - known):
-        raise ConfigError(f"split.test_ids names {', '.join(unknown[:5])}, not in the cohort")
+    if unknown := [place for place, name in enumerate(test_ids, 1) if name not in known]:
+        places = ", ".join(map(str, unknown[:5]))
+        raise ConfigError(
+            f"{len(unknown)} of {len(test_ids)} split.test_ids are not in the cohort (number {places})",
+            hint="see check/cases.csv of the run for the ids",
+        )
     patients = _order_patients(records, seed)
     test_patients = {record.patient for record in records if record.id in set(test_ids)}
     if test_share and not test_ids:

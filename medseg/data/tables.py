@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +53,9 @@ def read_table(path: Path, settings: Data, key: Key = no_key, wanted: Wanted | N
                 hint=f"columns: id, {', '.join(channels)}, [label], [group]",
                 code="TABLE_INVALID",
             )
-        images = distinct_channels([confine(path.parent, str(row[channel])) for channel in channels])
-        label = confine(path.parent, str(row["label"])) if row.get("label") else None
+        where = partial(confine, path.parent, what=f"row {number}")
+        images = distinct_channels([where(str(row[channel])) for channel in channels])
+        label = where(str(row["label"])) if row.get("label") else None
         group = row.get("group")
         known = group not in (None, "")
         case = Case(make_id(str(row["id"])), images, label, make_id(str(group)) if known else "")

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from medseg.core.files import make_folder
 
@@ -53,7 +54,24 @@ def find_artifacts() -> Path:
 
 
 def make_home() -> None:
-    """Create folder (0700) and database file (0600); SQLite gives its journals the mode of the database."""
+    """Create folder (0700) and database file (0600); SQLite gives its journals the mode of the database.
+
+    A database that exists keeps its mode: its owner may share it.
+    """
     make_folder(find_artifacts())
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        (find_home() / "mlflow.db").touch(mode=0o600, exist_ok=True)
+    store = os.environ.get("MLFLOW_TRACKING_URI")
+    database = find_database(store) if store else find_home() / "mlflow.db"
+    if database is not None and not database.exists():
+        make_folder(database.parent)
+        database.touch(mode=0o600)
+
+
+def find_database(store: str) -> Path | None:
+    """Return the file of a SQLite store, as SQLAlchemy finds it; None of any other store."""
+    if not store.startswith("sqlite"):
+        return None
+    from sqlalchemy.engine import make_url
+
+    url = make_url(store)
+    ((name,), options) = url.get_dialect()().create_connect_args(url)
+    return Path(unquote(urlsplit(name).path) if options.get("uri") else name)

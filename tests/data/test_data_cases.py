@@ -1,10 +1,12 @@
+from itertools import product
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg.core.errors import DataError
+from medseg.core.errors import ConfigError, DataError
+from medseg.core.files import FORMULA, write_csv
 from medseg.data.cases import Case, assign_groups, confine, make_id, pseudonymize, require_unique
 
 
@@ -12,7 +14,7 @@ from medseg.data.cases import Case, assign_groups, confine, make_id, pseudonymiz
 def test_an_id_is_always_a_plain_visible_file_name(text):
     name = make_id(text)
     assert name
-    assert name[0] not in ".-"
+    assert name[0] not in (".", *FORMULA)
     assert not set(name) & set("/\\: \n\t\0'\"*?")
     assert Path("folder", name).name == name
 
@@ -26,11 +28,19 @@ def test_an_id_is_always_a_plain_visible_file_name(text):
         ("../../etc", "_.._etc"),
         (".hidden", "hidden"),
         ("--rm", "rm"),
+        ("+case", "case"),
+        ("a+b", "a+b"),
         ("", "case"),
     ],
 )
 def test_ids_of_unsafe_names(text, name):
     assert make_id(text) == name
+
+
+def test_a_table_holds_every_id_as_it_is(tmp_path):
+    names = [make_id("".join(text)) for n in range(4) for text in product("+-=@.'a\t\r", repeat=n)]
+    write_csv(tmp_path / "ids.csv", [{"id": name} for name in names])
+    assert (tmp_path / "ids.csv").read_text().splitlines() == ["id", *names]
 
 
 def test_no_case_can_take_the_name_of_the_report():
@@ -52,6 +62,7 @@ def test_a_path_that_leaves_the_root_is_refused(root, name):
     with pytest.raises(DataError) as caught:
         confine(root, name)
     assert caught.value.code == "PATH_OUTSIDE_DATA"
+    assert name not in caught.value.message
 
 
 def test_a_folder_whose_name_only_begins_alike_is_outside(tmp_path):
@@ -81,6 +92,16 @@ def test_no_case_and_one_id_twice_are_refused(ids, code):
     with pytest.raises(DataError) as caught:
         require_unique([Case(name, ()) for name in ids])
     assert caught.value.code == code
+
+
+def test_cases_with_one_id_are_told_by_their_places():
+    with pytest.raises(DataError, match=r"^cases 2 and 4 of 4 \(in the order"):
+        require_unique([Case(name, ()) for name in ("c", "b", "a", "b")])
+
+
+def test_a_case_that_a_pattern_misses_is_told_by_its_place():
+    with pytest.raises(ConfigError, match="does not match 2 of 3 ids, such as that of case 2"):
+        assign_groups([Case(name, ()) for name in ("p1", "q1", "q2")], r"^(p\d)")
 
 
 def test_a_pseudonym_says_nothing_of_the_id_and_is_the_same_every_time(tmp_path):

@@ -124,7 +124,9 @@ def test_msd_lists_what_its_json_lists(tmp_path):
 @pytest.mark.parametrize("key", ["image", "label"])
 def test_msd_cannot_name_files_outside_its_folder(tmp_path, name, key):
     entry = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", key: name}
-    assert refuse(write_dataset_json(tmp_path, entry)).code == "PATH_OUTSIDE_DATA"
+    error = refuse(write_dataset_json(tmp_path, entry))
+    assert error.code == "PATH_OUTSIDE_DATA"
+    assert error.message.startswith("entry 1 of `training` names a path")
 
 
 @pytest.mark.parametrize("entry", ["a.nii.gz", {"image": "a.nii.gz"}, {"image": 1, "label": 2}, None])

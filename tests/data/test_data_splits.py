@@ -109,9 +109,9 @@ def test_the_test_set_does_not_depend_on_the_seed():
     assert len(tests) == 1
 
 
-def test_unknown_test_cases_are_named():
-    with pytest.raises(ConfigError, match="nobody, not in the cohort"):
-        split_cohort(make_cohort({"a": 1, "b": 1}), folds=2, seed=0, test_ids=["nobody"])
+def test_unknown_test_cases_are_told_by_their_places():
+    with pytest.raises(ConfigError, match=r"^1 of 2 split.test_ids are not in the cohort \(number 2\)$"):
+        split_cohort(make_cohort({"a": 1, "b": 1}), folds=2, seed=0, test_ids=["a_0", "nobody"])
 
 
 def test_too_few_patients_say_how_many_folds_are_possible():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from medseg.core.errors import ConfigError
 from medseg.tracking.address import check_address, find_store, hide_login, link_to
 from medseg.tracking.health import check_store
+from medseg.tracking.place import make_home
 from tests.tiny import medseg
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -87,3 +89,39 @@ def test_link_drops_the_credentials_of_the_server():
     link = link_to("https://me:secret@host:8080/base/", "/experiments/1")
 
     assert link == "https://host:8080/base/#/experiments/1?workflowType=machine_learning"
+
+
+@pytest.mark.parametrize(
+    ("store", "name"),
+    [
+        ("sqlite:///{}/new/runs.db", "new/runs.db"),
+        ("sqlite+pysqlite:///{}/runs.db?timeout=3", "runs.db"),
+        ("sqlite:///file:{}/a%2520b.db?mode=rwc&uri=true", "a b.db"),
+        ("sqlite:///runs.db", "runs.db"),
+    ],
+)
+def test_a_database_that_is_named_is_made_for_its_owner_only(store, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.format(tmp_path))
+    before = os.umask(0)
+    try:
+        make_home()
+    finally:
+        os.umask(before)
+    assert oct((tmp_path / name).stat().st_mode & 0o777) == "0o600"
+
+
+def test_a_database_that_exists_keeps_its_mode_and_its_content(tmp_path, monkeypatch):
+    path = tmp_path / "runs.db"
+    path.write_text("kept")
+    path.chmod(0o640)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    make_home()
+    assert (oct(path.stat().st_mode & 0o777), path.read_text()) == ("0o640", "kept")
+
+
+def test_a_store_that_is_no_file_makes_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://host/runs")
+    make_home()
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import t, wilcoxon
+from scipy.stats import bootstrap, norm, t, wilcoxon
 
 from medseg.config.layers import save
 from medseg.config.pipelines import find_pipeline
@@ -25,6 +25,7 @@ from tests.tiny import document, medseg
 CASES = [f"case{number:02}" for number in range(12)]
 GRID = Geometry.of_spacing((3, 2, 1), (1.0, 2.0, 5.0))
 RNG = np.random.default_rng(0)
+RNG_OF_SCIPY = np.random.default_rng(7)
 A = {case: {"1": float(dice), "2": 0.5} for case, dice in zip(CASES, RNG.uniform(0.6, 0.9, 12), strict=True)}
 GAINS = dict(zip(CASES, RNG.normal(0.05, 0.02, 12), strict=True))
 B = {case: {"1": A[case]["1"] + GAINS[case], "2": 0.5} for case in CASES}
@@ -73,8 +74,6 @@ def test_table_and_interval_are_those_of_a_plain_computation(tmp_path):
     # The expanded percentile interval (Hesterberg 2015), written anew.
     drawn = np.random.default_rng(0).multinomial(12, [1 / 12] * 12, size=10_000)
     z = t.ppf(0.025, 11) * np.sqrt(12 / 11)
-    from scipy.stats import norm
-
     low, high = np.quantile(drawn @ (b - a) / 12, [norm.cdf(z), 1 - norm.cdf(z)])
     row = found["rows"][1]
     assert (row["a"], row["b"]) == (pytest.approx(a.mean(), abs=1e-6), pytest.approx(b.mean(), abs=1e-6))
@@ -82,7 +81,32 @@ def test_table_and_interval_are_those_of_a_plain_computation(tmp_path):
         [(b - a).mean(), low, high], abs=2e-6
     )
     assert row["wilcoxon_p"] == pytest.approx(wilcoxon(b - a).pvalue, rel=1e-5)
-    assert row["n_b_better"], row["n_equal"] == (sum(b > a), sum(b == a))
+    assert (row["n_b_better"], row["n_a_better"], row["n_equal"]) == (12, 0, 0)
+
+
+def test_the_command_finds_what_scipy_finds(tmp_path):
+    ours, theirs = RNG_OF_SCIPY.uniform(0.6, 0.9, 15).round(6), RNG_OF_SCIPY.normal(0.03, 0.04, 15).round(6)
+    a, b = (
+        {f"case{number:02}": {"1": float(value)} for number, value in enumerate(values)}
+        for values in (ours, ours + theirs)
+    )
+    row = document(medseg("compare", *pair_of(tmp_path, a, b), "--json"))["comparison"]["rows"][0]
+    # Levels of 95 % that are expanded for 15 patients, so that scipy takes the same quantiles.
+    z = t.ppf(0.975, 14) * np.sqrt(15 / 14)
+    drawn, level = 50_000, 2 * norm.cdf(z) - 1
+    found = bootstrap(
+        (theirs,), np.mean, n_resamples=drawn, confidence_level=level, method="percentile", rng=1
+    ).confidence_interval
+    # A quantile of B draws of a normal mean is off by sqrt(p (1 - p) / B) / density: four of that for both.
+    tail, spread = norm.sf(z), theirs.std() / np.sqrt(15)
+    once = np.sqrt(tail * (1 - tail)) / norm.pdf(z) * spread
+    tolerance = 4 * once * np.sqrt(1 / 10_000 + 1 / drawn)
+
+    assert row["wilcoxon_p"] == pytest.approx(wilcoxon(theirs).pvalue, rel=1e-5)
+    assert row["delta"]["mean"] == pytest.approx(theirs.mean(), abs=1e-6)
+    assert [row["delta"]["low"], row["delta"]["high"]] == pytest.approx([*found], abs=tolerance)
+    assert tolerance < (z - norm.ppf(0.975)) * spread  # levels that are not expanded would be noticed
+    assert (row["n_b_better"], row["n_a_better"]) == (sum(theirs > 0), sum(theirs < 0)) != (15, 0)
 
 
 def test_the_mean_over_labels_decides(tmp_path):

@@ -109,3 +109,28 @@ def test_no_cell_of_a_table_begins_as_a_formula(left: list[tuple[str, bytes]]):
     rows = [row for name, text in left if name.endswith(".csv") for row in text.decode().splitlines()]
     cells = [cell.strip('"') for row in rows for cell in row.split(",")]
     assert len(cells) > 100 and not [cell for cell in cells if cell.startswith(("=", "@", "\t"))]
+
+
+NAMED = {
+    "two labels with one id": ("imagesTr/Zq 1.png", "labelsTr/Zq 1.png", "labelsTr/Zq_1.png"),
+    "two images with one id": ("imagesTr/Zq 1.png", "imagesTr/Zq_1.png", "labelsTr/Zq_1.png"),
+    "a pattern that misses": ("imagesTr/Zq1.png", "labelsTr/Zq1.png"),
+    "an entry that leads out": (
+        ("dataset.json", '{"training": [{"image": "a.nii", "label": "../Zq9^Jane/b.nii"}]}'),
+    ),
+    "a row that leads out": (("list.csv", "id,ct,label\nZq1,../Zq9^Jane/a.nii,b.nii\n"),),
+}
+
+
+@pytest.mark.parametrize("what", NAMED)
+def test_a_cohort_is_refused_without_a_name_of_its_files(what: str, tmp_path: Path):
+    for made in NAMED[what]:
+        name, text = (made, "") if isinstance(made, str) else made
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_text(text)
+    data = tmp_path / "data" / "list.csv" if "row" in what else tmp_path / "data"
+    words = ("--data", data, "-o", tmp_path / "RUN", "--set", "data.group_pattern=^sub(..)")
+    result = medseg("check", "phantom_ct", *words, "--pseudonymize", "--json")
+    code = json.loads(result.stdout)["error"]["code"]
+    assert code in {"DUPLICATE_ID", "GROUP_UNMATCHED", "PATH_OUTSIDE_DATA"}
+    assert "Zq" not in result.stdout + result.stderr

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from medseg.tracking.ui import _choose_port, _wait_until_ready
 from medseg.workflows import serve
 from medseg.workflows.promote import CODE
 from medseg.workflows.serve import ScanServer, decode_scan
+from tests.shown import ROOT
 from tests.tiny import make_case, medseg
 
 
@@ -208,10 +210,12 @@ def address(tiny_run: Path, tiny_home: Path) -> Iterator[str]:
     """`mlflow models serve`, as docs/serving.md has it, of the model that the run registered."""
     port, activated = _choose_port("127.0.0.1", 0), f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     store = f"sqlite:///{tiny_home}/mlflow.db"
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/phantom_ct/1"]
-    command += ["--env-manager", "local", "-h", "127.0.0.1", "-p", str(port), "--workers", "1"]
+    page = (ROOT / "docs" / "serving.md").read_text()
+    (shown,) = re.findall("^mlflow models serve .*", page, re.MULTILINE)
+    words = {"models:/hippocampus_mr@champion": "models:/phantom_ct/1", "5001": str(port)}
+    assert words.keys() <= set(shown.split())
     server = subprocess.Popen(
-        command,
+        [sys.executable, "-m", *(words.get(word, word) for word in shown.split())],
         env={**os.environ, **MLFLOW_SETTINGS, "MLFLOW_TRACKING_URI": store, "PATH": activated},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
