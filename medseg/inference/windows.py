@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import product
-from math import prod
+from math import ceil, prod
 
 import numpy as np
 import torch
@@ -52,6 +52,12 @@ class WindowPlan:
         """Voxels that a window sees before and after the image, per axis."""
         ends = zip(self.starts, self.patch, self.shape, strict=True)
         return tuple((max(0, -row[0]), max(0, row[-1] + edge - size)) for row, edge, size in ends)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether there are voxels that no window sees."""
+        ends = zip(self.starts, self.patch, self.shape, strict=True)
+        return any(row[0] > 0 or row[-1] + edge < size for row, edge, size in ends)
 
     @property
     def depth(self) -> int:
@@ -113,8 +119,8 @@ def _place_row(span: tuple[int, int], size: int, edge: int, overlap: float) -> t
     if last - first <= edge:
         centred = first - (edge - (last - first)) // 2
         return (min(max(0, centred), size - edge),)
-    step = max(1, int(edge * (1 - overlap)))
-    count = -(-(last - first - edge) // step) + 1
+    # The step may be a fraction, as nnU-Net's of odd edges; what is missing to a whole one is rounding.
+    count = ceil((last - first - edge) / max(1.0, edge * (1 - overlap)) - 1e-9) + 1
     starts = first + np.linspace(0, last - first - edge, count).round().astype(int)
     return tuple(starts.tolist())
 

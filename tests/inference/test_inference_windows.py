@@ -1,3 +1,5 @@
+from math import ceil
+
 import numpy as np
 import pytest
 import torch
@@ -49,7 +51,7 @@ def test_neighbours_overlap_at_least_as_asked(grid, overlap: float):
     windows = spans(shape, patch, overlap)
     for axis, edge in enumerate(patch):
         steps = np.diff(starts_along(windows, axis))
-        assert all(step <= max(1, edge * (1 - overlap)) + 1e-9 for step in steps)
+        assert all(step <= ceil(max(1, edge * (1 - overlap)) - 1e-9) for step in steps)
 
 
 @given(grids(), overlaps)
@@ -75,6 +77,25 @@ def test_windows_of_a_small_image_can_be_counted_by_hand():
 
 def test_without_overlap_the_fewest_windows_cover_the_image():
     assert len(spans((8, 4, 9), (4, 4, 4), 0)) == 2 * 1 * 3
+
+
+def place_like_nnunet(size: int, edge: int, step_share: float) -> list[int]:
+    """nnU-Net's `compute_steps_for_sliding_window`, along one axis."""
+    count = int(np.ceil((size - edge) / (edge * step_share))) + 1
+    step = (size - edge) / (count - 1) if count > 1 else np.inf
+    return [int(np.round(step * index)) if index else 0 for index in range(count)]
+
+
+@pytest.mark.parametrize("overlap", [0.5, 0.25])
+def test_windows_lie_where_nnunet_places_them_also_for_odd_edges(overlap: float):
+    for edge in (7, 8, 9, 11, 13, 15, 21, 40, 57):
+        for size in range(edge, 6 * edge):
+            starts = plan_windows((size, edge, edge), (edge, edge, edge), overlap).starts[0]
+            assert list(starts) == place_like_nnunet(size, edge, 1 - overlap), (edge, size)
+
+
+def test_a_step_that_rounding_makes_a_little_shorter_costs_no_window():
+    assert plan_windows((19, 10, 10), (10, 10, 10), 0.9).starts[0] == tuple(range(10))  # 10 * (1 - 0.9) < 1
 
 
 @given(grids(), overlaps)
@@ -103,6 +124,19 @@ def test_a_box_is_covered_and_what_lies_outside_is_skipped():
     plan = plan_windows((30, 8, 20), (6, 4, 8), 0.5, box=box)
     assert plan.starts == ((10, 13, 16), (0,), (12,))  # not before or behind the image
     assert plan.skipped == 9 * 3 * 4 - 3
+
+
+@pytest.mark.parametrize(
+    ("box", "is_partial"),
+    [
+        ((slice(0, 20), slice(0, 8), slice(0, 5)), False),
+        ((slice(1, 20), slice(0, 8), slice(0, 5)), True),  # 4 windows either way
+        ((slice(0, 20), slice(3, 6), slice(2, 4)), False),  # a window is longer than the box
+    ],
+)
+def test_a_plan_knows_whether_it_sees_every_voxel(box, is_partial: bool):
+    plan = plan_windows((20, 8, 5), (8, 8, 8), 0.5, box=box)
+    assert (plan.is_partial, plan.skipped) == (is_partial, 0)
 
 
 def test_a_plan_tells_what_it_does():
