@@ -133,8 +133,8 @@ def find_content(image_CIJK: Tensor, *, share: float = 0.02) -> Box | None:
     brightest voxel is least bright. Voxels off its range by more than twice that range are content, brighter
     or darker. So nothing is lost that stands out of the noise of air, however bright a few other voxels are.
 
-    In doubt: where the darkest face varies by more than half of `share` of the contrast to air that a tenth of
-    all voxels exceed, it may hold tissue.
+    In doubt: the darkest face may hold tissue where it varies by more than half of `share` of the contrast to
+    air that a tenth of all voxels exceed.
 
     Args:
         image_CIJK: Preprocessed; a voxel counts if any channel of it does.
