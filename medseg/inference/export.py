@@ -23,9 +23,11 @@ from medseg.inference.lines import make_lines
 from medseg.inference.predict import Slab
 
 PLANES = 1 << 25  # logits of planes that a late head makes at once: 128 MB
-ROWS = 1 << 22  # probabilities made at once: 16 MB a thread, a few times over
+PART = 1 << 22  # probabilities made at once: 16 MB a thread, a few times over
+WRITTEN_BYTES = 1 << 22  # of them written before their memory is given back
 FULL = 65535  # probability 1 as it is stored
 
+Release = Callable[[NDArray[Any]], None]
 Paint = Callable[[Layer, Sequence[Plane], Float], NDArray[Any]]
 
 
@@ -118,7 +120,7 @@ class Probabilities:
         placement: The way back.
         axis: The slab axis.
         are_regions: Whether outputs overlap.
-        release: Called after each plane, to give back memory of an array that lies in a file.
+        release: Called with each part that was written, to give back the memory of an array in a file.
     """
 
     def __init__(
@@ -128,31 +130,43 @@ class Probabilities:
         axis: int,
         *,
         are_regions: bool = False,
-        release: Callable[[], None] = lambda: None,
+        release: Release = lambda part: None,
     ) -> None:
         self._box = _box(array, placement, axis)
         self._is_stepped = array.dtype == np.uint16
         self._activate = _apply_sigmoid if are_regions else _apply_softmax
         self._release = release
+        # Parts of a plane are cut along the axis that is slower in memory: each then lies close together.
+        self._cuts_rows = abs(self._box.strides[2]) >= abs(self._box.strides[3])
         if not are_regions and self._box[0].size < array[0].size:
-            for plane in array[0]:
+            stored_axis = placement.working_axes[axis][0]
+            for plane in np.moveaxis(array[0], stored_axis, 0):
                 plane[...] = FULL if self._is_stepped else 1
-                release()
+                release(plane)
 
     def paint(self, layer: Layer, planes: Sequence[Plane], weights: Float, new: slice) -> None:
-        """Write new planes, some rows at a time."""
-        rows, columns = len(layer.rows.cell), len(layer.columns.cell)
-        step = max(1, ROWS // (len(planes[0].logits) * columns))
+        """Write new planes, a part of each at a time."""
+        classes, size = len(planes[0].logits), [len(layer.rows.cell), len(layer.columns.cell)]
+        length, width = size if self._cuts_rows else size[::-1]
+        step = max(1, PART // (classes * width))
         for index, share in zip(range(new.start, new.stop), weights, strict=True):
             mixed = _mix(planes, share)
-            for start in range(0, rows, step):
-                part = slice(start, min(rows, start + step))
-                values = self._activate(interpolate(layer, mixed, part))
+            for start in range(0, length, step):
+                cut = slice(start, min(length, start + step))
+                part = (cut, slice(None)) if self._cuts_rows else (slice(None), cut)
+                values = self._activate(interpolate(layer, mixed, *part))
                 if self._is_stepped:
                     values *= FULL
                     np.rint(values, out=values)
-                self._box[:, index, part] = values
-            self._release()
+                self._write(self._box[(slice(None), index, *part)], values)
+
+    def _write(self, target: NDArray[Any], values: Float) -> None:
+        """Write (C, X, Y), some classes at a time."""
+        step = max(1, WRITTEN_BYTES // max(1, target[0].nbytes))
+        for first in range(0, len(target), step):
+            some = slice(first, first + step)
+            target[some] = values[some]
+            self._release(target[some])
 
 
 def _mix(planes: Sequence[Plane], share: Float) -> Float:

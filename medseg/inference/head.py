@@ -33,6 +33,10 @@ class Head:
         logits = torch.addmm(self.bias[:, None], self.weight, flat)
         return logits.view(-1, *features_F.shape[1:])
 
+    def to(self, device: torch.device) -> Head:
+        """Return the same layer on a device."""
+        return Head(self.weight.to(device), self.bias.to(device))
+
 
 @torch.inference_mode()
 def split_head(network: nn.Module, probe_BC: Tensor) -> tuple[nn.Module, Head] | None:

@@ -251,9 +251,9 @@ def compare_regions(
     return result
 
 
-def interpolate(layer: Layer, mixed_CPQ: Float, rows: slice) -> Float:
-    """Return (C, X, Y) interpolated values of some new rows of a plane."""
-    lines = (layer.rows, 1, rows), (layer.columns, 2, slice(None))
+def interpolate(layer: Layer, mixed_CPQ: Float, rows: slice, columns: slice = slice(None)) -> Float:
+    """Return (C, X, Y) interpolated values of some new rows and columns of a plane."""
+    lines = (layer.rows, 1, rows), (layer.columns, 2, columns)
     for line, axis, part in lines:
         cell = line.cell[part]
         view = [1, 1, 1]

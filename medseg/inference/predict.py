@@ -10,16 +10,18 @@ with the slab axis first.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from math import ceil, prod
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from medseg.inference.head import Head
 from medseg.inference.rolling import Rolling
+from medseg.inference.views import Views
 from medseg.inference.windows import Triple, WindowPlan, gaussian_weights, plan_windows
 
 Member = Callable[[Tensor], Tensor]
@@ -65,6 +67,15 @@ class Slab:
         """Return (C, N, P, Q) logits of all planes at once."""
         return self._finish(self.values, slice(None))
 
+    def is_finite(self) -> bool:
+        """Whether all logits are numbers: a sum that is one has no summand that is none."""
+        total_F = self.values.sum(dim=(1, 2, 3))
+        total = total_F if self.head is None else self.head(total_F[:, None])
+        if bool(torch.isfinite(total).all()):
+            return True
+        parts = [self.values] if self.head is None else [self.values, self.head.weight, self.head.bias]
+        return all(bool(torch.isfinite(part).all()) for part in parts)  # the sum was too large
+
     def _finish(self, values_F: Tensor, index: int | slice) -> Tensor:
         logits = values_F if self.head is None else self.head(values_F)
         if self.covered is not None:
@@ -95,23 +106,25 @@ class Ensemble:
     def __post_init__(self) -> None:
         if not self.members:
             raise ValueError("no network was given")
-        if self.head is not None and (len(self.members) > 1 or self.activation is not None):
+        if self.head is not None and len(self.members) > 1:
             raise ValueError("a head that comes after blending belongs to a single member")
 
     @torch.inference_mode()
-    def __call__(self, stack_BCIJK: Tensor) -> Tensor:
-        """Return the mean (B, F, I, J, K) of members and mirrorings, the disagreement as one more channel."""
+    def __call__(self, stack_BCIJK: Tensor, folder: Path | None = None) -> Tensor:
+        """Return the mean (B, F, I, J, K) of members and mirrorings, the disagreement as one more channel.
+
+        For the disagreement all outputs are held, in a file where a folder is given.
+        """
         views = [self._view(member, stack_BCIJK, axes) for member in self.members for axes in self._flips()]
         if self.activation is None:
             total = next(first := iter(views))().float()
             for view in first:
                 total = total.add_(view())
             return total / len(views)
-        outputs = [view().float() for view in views]
-        chances = [self.activation(output) for output in outputs]
-        mean = torch.stack(chances).mean(0)
-        apart = torch.stack([(chance - mean).abs().sum(1, keepdim=True) / 2 for chance in chances])
-        return torch.cat([torch.stack(outputs).mean(0), apart.mean(0)], dim=1)
+        with Views(folder) as held:
+            for view in views:
+                held.add(view().float())
+            return held.compare(self.activation, self.head)
 
     def _flips(self) -> list[tuple[int, ...]]:
         axes = self.mirror_axes
@@ -150,14 +163,16 @@ def stream_logits(
     rolling = rolling or Rolling(plan, ensemble.device)
     weights = blend(plan.patch).to(rolling.device)
     fill = None if outside is None else torch.tensor(outside, dtype=torch.float32, device=rolling.device)
-    finish = partial(_finish, rolling, ensemble, fill)
+    head = None if ensemble.head is None else ensemble.head.to(rolling.device)
+    finish = partial(_finish, rolling, replace(ensemble, head=head), fill)
     for start in range(0, len(plan), window_batch):
         batch = plan.windows[start : start + window_batch]
-        scores = ensemble(torch.stack([_cut(image_CIJK, at, plan.patch) for at in batch]).to(ensemble.device))
+        stack = torch.stack([_cut(image_CIJK, at, plan.patch) for at in batch]).to(ensemble.device)
+        scores = ensemble(stack, rolling.folder)
         for at, score in zip(batch, scores):
             yield from finish(at[plan.axis], score)
             rolling.add(at, score.to(rolling.device), weights)
-        del scores
+        del stack, scores
     yield from finish(plan.shape[plan.axis], None)
 
 

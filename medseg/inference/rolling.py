@@ -68,7 +68,7 @@ class Rolling:
         while self._position < until:
             count = min(until - self._position, self.plan.depth)
             weights = self._weights[:count]
-            covered = weights > 0 if self.plan.skipped else None
+            covered = weights > 0 if self.plan.is_partial else None
             for channel in values:
                 channel[:count] /= weights.clamp_min(torch.finfo(torch.float32).tiny)
             yield self._position, self._position + count, values[:, :count], covered

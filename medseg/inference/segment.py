@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medseg.core.errors import DataError
 from medseg.core.select import select
 from medseg.core.volume import Labels
 from medseg.data.loading import region_paints, to_stored
 from medseg.data.preprocess import Placement
 from medseg.inference.backends.choose import choose_backend
-from medseg.inference.export import Exporter, Mask, Probabilities
+from medseg.inference.export import Exporter, Mask, Probabilities, Release
 from medseg.inference.head import Head, split_head
 from medseg.inference.network import small_window
 from medseg.inference.predict import Ensemble, Slab, collect, stream_logits
@@ -56,7 +57,7 @@ class Segmenter:
         self.model = model
         self.settings = settings
         self.device = next(model.networks[0].parameters()).device
-        networks, head = (model.networks, None) if tells_disagreement else self._split_head()
+        networks, head = self._split_head()
         self.decision, members = choose_backend(
             backend,
             networks,
@@ -106,12 +107,15 @@ class Segmenter:
             box: Where to look; outside lies background.
             way: How to keep within memory; None: the fastest.
             folder: Where a buffer may lie in a file.
+
+        Raises:
+            DataError: LOGITS_NOT_FINITE, with the slab: what is no number would be taken for background.
         """
         way = way or self.way
         plan = self.plan(image_CIJK.shape[1:], box)
         device = torch.device("cpu") if way.blends_on_cpu else self.device
         outputs, has_background = self.model.data.n_outputs, not self.model.data.regions
-        return stream_logits(
+        slabs = stream_logits(
             self.ensemble,
             torch.from_numpy(np.ascontiguousarray(image_CIJK)),
             plan,
@@ -120,6 +124,7 @@ class Segmenter:
             outside=[CERTAIN if has_background and n == 0 else -CERTAIN for n in range(outputs)],
             rolling=Rolling(plan, device, folder if way.in_file else None),
         )
+        return self._require_finite(slabs)
 
     def predict(self, image_CIJK: NDArray[np.float16]) -> NDArray[np.float32]:
         """Return (outputs, I, J, K) logits on the preprocessed grid, as a whole."""
@@ -133,7 +138,7 @@ class Segmenter:
         placement: Placement,
         *,
         with_probabilities: bool = False,
-        sink: tuple[NDArray[Any], Callable[[], None]] | None = None,
+        sink: tuple[NDArray[Any], Release] | None = None,
         observers: Sequence[Observer] = (),
         slabs: Iterator[Slab] | None = None,
         is_cleaned: bool = True,
@@ -147,7 +152,7 @@ class Segmenter:
             placement: The way back.
             with_probabilities: Whether to return probabilities, which takes memory for all of them.
             sink: Where else to write them: (C, I, J, K) zeros on the scan's grid, see `Probabilities`, and
-                what to call after each plane.
+                what to call with each part of it that was written.
             observers: Called with each slab of logits on the preprocessed grid.
             slabs: What `stream` returned for this image; None: all of it, in the fastest way.
             is_cleaned: Whether the mask is post-processed; else `clean` does it later.
@@ -176,6 +181,17 @@ class Segmenter:
     def clean(self, labels: Labels) -> Labels:
         """Return a mask after the post-processing steps."""
         return Labels(np.asarray(apply(self._steps, labels.array, labels.geometry)), labels.geometry)
+
+    def _require_finite(self, slabs: Iterator[Slab]) -> Iterator[Slab]:
+        for slab in slabs:
+            if not slab.is_finite():
+                hint = "the weights are damaged, or the intensities lie far outside those of training"
+                if self.device.type != "cpu":
+                    hint = f"float16 may be too small here, --device cpu computes in float32; or {hint}"
+                raise DataError(
+                    "the network gave logits that are no numbers", hint=hint, code="LOGITS_NOT_FINITE"
+                )
+            yield slab
 
     def _watch(self, slabs: Iterator[Slab], observers: Sequence[Observer]) -> Iterator[Slab]:
         for slab in slabs:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import product
-from math import prod
+from math import ceil, prod
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 Triple = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
+SAMPLE = 1 << 20  # voxels that tell an image's contrast
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class WindowPlan:
         """Voxels that a window sees before and after the image, per axis."""
         ends = zip(self.starts, self.patch, self.shape, strict=True)
         return tuple((max(0, -row[0]), max(0, row[-1] + edge - size)) for row, edge, size in ends)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether there are voxels that no window sees."""
+        ends = zip(self.starts, self.patch, self.shape, strict=True)
+        return any(row[0] > 0 or row[-1] + edge < size for row, edge, size in ends)
 
     @property
     def depth(self) -> int:
@@ -113,26 +120,34 @@ def _place_row(span: tuple[int, int], size: int, edge: int, overlap: float) -> t
     if last - first <= edge:
         centred = first - (edge - (last - first)) // 2
         return (min(max(0, centred), size - edge),)
-    step = max(1, int(edge * (1 - overlap)))
-    count = -(-(last - first - edge) // step) + 1
+    # The step may be a fraction, as nnU-Net's of odd edges; what is missing to a whole one is rounding.
+    count = ceil((last - first - edge) / max(1.0, edge * (1 - overlap)) - 1e-9) + 1
     starts = first + np.linspace(0, last - first - edge, count).round().astype(int)
     return tuple(starts.tolist())
 
 
 def find_content(image_CIJK: Tensor, *, share: float = 0.02) -> Box | None:
-    """Return the box of voxels that differ from the image's darkest by more than `share` of its range.
+    """Return the box of voxels that are not air; None, for everywhere, in doubt or where there are none.
 
-    Around a body there is air, which preprocessing clips or which is dark, and nothing to be found in it: no
-    structure whose voxels are visible at all is lost. None where nothing stands out.
+    What air is, and how much it varies, the darkest face of the image tells: of its six faces the one whose
+    brightest voxel is least bright. Voxels off its range by more than twice that range are content, brighter
+    or darker. So nothing is lost that stands out of the noise of air, however bright a few other voxels are.
+
+    In doubt: the darkest face may hold tissue where it varies by more than half of `share` of the contrast to
+    air that a tenth of all voxels exceed.
 
     Args:
         image_CIJK: Preprocessed; a voxel counts if any channel of it does.
-        share: 0.02 is below the contrast of any tissue to air and above the noise that clipping leaves.
+        share: 0.02 is below the contrast of any tissue to air, and above the noise that clipping leaves.
     """
     used = torch.zeros(image_CIJK.shape[1:], dtype=torch.bool, device=image_CIJK.device)
     for channel in image_CIJK:
-        low, high = float(channel.min()), float(channel.max())
-        used |= channel > low + share * (high - low)
+        low, high = _find_air(channel)
+        reach = 2 * (high - low)
+        if high > low and reach > share * _measure_contrast(channel, low):
+            return None
+        reach += 4 * torch.finfo(channel.dtype).eps * max(abs(low), abs(high))  # resampling rounds
+        used |= (channel > high + reach) | (channel < low - reach)
     if not bool(used.any()):
         return None
     spans = []
@@ -141,6 +156,21 @@ def find_content(image_CIJK: Tensor, *, share: float = 0.02) -> Box | None:
         places = used.amax(dim=others).nonzero()
         spans.append(slice(int(places[0]), int(places[-1]) + 1))
     return spans[0], spans[1], spans[2]
+
+
+def _find_air(channel_IJK: Tensor) -> tuple[float, float]:
+    """Return the range of the darkest face; an axis of one voxel has none."""
+    faces = [channel_IJK.select(axis, at) for axis in range(3) for at in (0, -1)]
+    ranges = [(float(face.max()), float(face.min())) for face in faces if face.numel() < channel_IJK.numel()]
+    high, low = min(ranges, default=(float(channel_IJK.max()), float(channel_IJK.min())))
+    return low, high
+
+
+def _measure_contrast(channel_IJK: Tensor, air: float) -> float:
+    """Return the difference from air that a tenth of the voxels exceed, of some million of them at most."""
+    step = ceil((channel_IJK.numel() / SAMPLE) ** (1 / 3))
+    sample = channel_IJK[::step, ::step, ::step].flatten().float()
+    return float(torch.quantile((sample - air).abs(), 0.9))
 
 
 @lru_cache(maxsize=4)

@@ -206,21 +206,22 @@ def write_probabilities(path: Path, probabilities_IJKC: NDArray[Any], like: Path
 
 
 @contextmanager
-def stream_probabilities(path: Path, channels: int, like: Path | Scan) -> Iterator[Mapped]:
+def stream_probabilities(path: Path, channels: int, like: Path | Scan, *, slowest: int) -> Iterator[Mapped]:
     """Yield what to write class probabilities to; at the end it becomes the file of `write_probabilities`.
 
-    Memory is needed for what lies between two calls of its `release` only: the rest waits, uncompressed, in a
-    file without a name beside `path`.
+    Memory is needed for what was not given to its `release` only: the rest waits, uncompressed, in a file
+    without a name beside `path`.
 
     Args:
         path: .nii.gz.
         channels: How many classes or regions.
         like: The image that was segmented.
+        slowest: Axis of the image, as stored, along which it will be filled.
     """
     geometry = read_geometry(like)
     with atomic_path(path) as temporary:
         head = nifti.make_head(geometry, channels, np.dtype("<u2"), _nifti_or_none(like), slope=1 / 65535)
-        with map_volume(temporary, head, (channels, *geometry.shape)) as mapped:
+        with map_volume(temporary, head, (channels, *geometry.shape), slowest) as mapped:
             yield mapped
 
 

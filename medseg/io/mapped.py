@@ -1,4 +1,4 @@
-"""A NIfTI volume that is larger than memory: written in any order, compressed at the end."""
+"""A NIfTI volume that is larger than memory: filled plane by plane along any axis, compressed at the end."""
 
 from __future__ import annotations
 
@@ -16,41 +16,76 @@ from numpy.typing import NDArray
 
 from medseg.io.compression import compress_into
 
-PIECE_BYTES = 1 << 22  # compressed at once
+PIECE_BYTES = 1 << 24  # brought into the file's order, and compressed, at once
 
 
 class Mapped:
-    """An array in a file.
+    """An array in a scratch file, in which all channels of a plane lie together, one plane after the other.
 
     Args:
-        file: Open for reading and writing; `offset` bytes and the array.
-        offset: Where the array begins.
-        shape: (C, I, J, K); in the file i runs fastest and c slowest.
+        file: Open for reading and writing, and as long as the array.
+        shape: (C, I, J, K).
+        slowest: Axis of I, J, K that planes lie along.
     """
 
-    def __init__(self, file: IO[bytes], offset: int, shape: tuple[int, ...]) -> None:
+    def __init__(self, file: IO[bytes], shape: tuple[int, ...], slowest: int) -> None:
+        self._file, self._slowest = file, slowest
         self._map = mmap.mmap(file.fileno(), 0)
-        stored = np.frombuffer(self._map, "<u2", offset=offset)
-        channels, i, j, k = shape
-        self.array: NDArray[Any] = stored.reshape(channels, k, j, i).transpose(0, 3, 2, 1)
+        axes = [1 + slowest, 0, *(1 + axis for axis in (2, 1, 0) if axis != slowest)]
+        self._stored = np.frombuffer(self._map, "<u2").reshape([shape[axis] for axis in axes])
+        self.array: NDArray[Any] = self._stored.transpose(np.argsort(axes))
 
-    def release(self) -> None:
-        """Give back the memory of what was written; the file has it."""
-        self._map.madvise(mmap.MADV_DONTNEED)
+    def release(self, part: NDArray[Any]) -> None:
+        """Give back the memory of a part of `array`, and of what lies between its ends; the file has it."""
+        low, high = (end - self._stored.ctypes.data for end in np.lib.array_utils.byte_bounds(part))
+        low -= low % mmap.PAGESIZE
+        self._map.madvise(mmap.MADV_DONTNEED, low, high - low)
+
+    def read(self) -> Iterator[memoryview]:
+        """Yield the array as NIfTI has it: c slowest, then k and j, i fastest."""
+        channels, i, j, k = self.array.shape
+        step = max(1, PIECE_BYTES // (2 * i * j))
+        for channel in range(channels):
+            for start in range(0, k, step):
+                yield self._read_slices(channel, range(start, min(k, start + step)))
+
+    def _read_slices(self, channel: int, slices: range) -> memoryview:
+        """Return (slices, J, I) of a channel.
+
+        The file is read, not mapped: the system maps more than what is looked at.
+        """
+        planes, channels, rows, columns = self._stored.shape
+        if self._slowest == 2:
+            lines, first, count = slices, 0, rows
+        else:
+            lines, first, count = range(planes), slices.start, len(slices)
+        block = np.empty((len(lines), count, columns), "<u2")
+        for line, content in zip(lines, block):
+            at = ((line * channels + channel) * rows + first) * columns
+            os.preadv(self._file.fileno(), [content], 2 * at)
+        order = {0: (1, 2, 0), 1: (1, 0, 2), 2: (0, 1, 2)}[self._slowest]
+        return np.ascontiguousarray(block.transpose(order)).data.cast("B")
 
 
 @contextmanager
-def map_volume(path: Path, head: bytes, shape: tuple[int, ...]) -> Iterator[Mapped]:
+def map_volume(path: Path, head: bytes, shape: tuple[int, ...], slowest: int) -> Iterator[Mapped]:
     """Yield (C, I, J, K) uint16 zeros to write to; they go to `path`, compressed, if the block ends well.
 
     The space is taken at once, so that a full disk is an OSError here and not a signal later.
+
+    Args:
+        path: Of the file; the scratch file lies beside it, without a name.
+        head: What comes before the array.
+        shape: (C, I, J, K).
+        slowest: Axis of I, J, K along which it will be filled: one plane is then close together.
     """
     with tempfile.TemporaryFile(dir=path.parent) as file:
-        os.posix_fallocate(file.fileno(), 0, len(head) + 2 * prod(shape))
-        file.write(head)
-        file.flush()
-        mapped = Mapped(file, len(head), shape)
+        os.posix_fallocate(file.fileno(), 0, 2 * prod(shape))
+        mapped = Mapped(file, shape, slowest)
         yield mapped
-        mapped.release()
-        file.seek(0)
-        compress_into(path, iter(lambda: file.read(PIECE_BYTES), b""))
+        compress_into(path, _chain(head, mapped.read()))
+
+
+def _chain(head: bytes, pieces: Iterator[memoryview]) -> Iterator[bytes | memoryview]:
+    yield head
+    yield from pieces

@@ -211,7 +211,9 @@ class CaseStages:
             sink = None
             if step.outputs.probabilities is not None:
                 path, outputs = self.out / step.outputs.probabilities, self.model.data.n_outputs
-                mapped = stack.enter_context(stream_probabilities(path, outputs, step.case.images[0]))
+                axis = placement.working_axes[self.segmenter.plan(image.shape[1:]).axis][0]
+                made = stream_probabilities(path, outputs, step.case.images[0], slowest=axis)
+                mapped = stack.enter_context(made)
                 sink = mapped.array, mapped.release
             watch = Watch(self.model, image, placement, with_maps=bool(step.outputs.maps))
             is_watched = self.model.trust is not None or bool(step.outputs.maps)

@@ -1,5 +1,7 @@
 """The way back: the output grid is the input grid, however the scan was stored, cropped or spaced."""
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -15,9 +17,10 @@ from medseg.inference.export import Exporter, Mask
 from medseg.inference.head import Head
 from medseg.inference.predict import Slab
 from medseg.inference.restore import restore_image
+from medseg.io import stream_probabilities, write_volume
 from tests.builders import STORAGES, Storage, make_plan
 from tests.builders import restore as store_as
-from tests.whole_export import export_classes, export_probabilities, put_back, resample_whole
+from tests.whole_export import cut_slabs, export_classes, export_probabilities, put_back, resample_whole
 
 SPACING_MM = (0.75, 1.5, 3.0)
 SHAPE = (7, 6, 5)
@@ -145,10 +148,12 @@ def test_regions_equal_resampling_first_and_painting_then(shape, small, axis: in
 
 
 @pytest.mark.parametrize("storage", STORAGES[::5])
-@pytest.mark.parametrize("are_regions", [False, True])
+@pytest.mark.parametrize(("are_regions", "part"), [(False, 1), (True, 40), (False, export.PART)])
 def test_probabilities_equal_those_of_whole_logits_in_every_storage_order(
-    storage: Storage, are_regions: bool
+    monkeypatch: pytest.MonkeyPatch, storage: Storage, are_regions: bool, part: int
 ):
+    monkeypatch.setattr(export, "PART", part)
+    monkeypatch.setattr(export, "WRITTEN_BYTES", part)
     scan = make_scan(storage)
     image, placement = preprocess_image(scan, make_plan(spacing_mm=(1.0, 1.5, 2.0)))
     logits = np.random.default_rng(1).normal(size=(3, *image.shape[1:])).astype(np.float32)
@@ -238,6 +243,47 @@ def test_probabilities_in_steps_are_rounded_to_the_nearest():
     exporter = Exporter(placement, 0, [export.Probabilities(found, placement, 0)])
     exporter.add(Slab(0, 0, 1, torch.from_numpy(logits)))
     assert found[:, 0, 1, 0].tolist() == [8192, 16384, 40959]  # 8191.875, 16383.75, 40959.375
+
+
+def read_mapped_mb() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("RssFile", "RssShmem"))) / 1024
+
+
+@pytest.mark.parametrize(
+    ("axis", "storage"), [*((axis, STORAGES[0]) for axis in range(3)), (1, ((1, 2, 0), (False, True, False)))]
+)
+def test_probabilities_in_a_file_take_no_memory_along_any_axis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axis: int, storage: Storage
+):
+    monkeypatch.setattr(export, "PART", 1 << 18)
+    monkeypatch.setattr(export, "WRITTEN_BYTES", 1 << 18)
+    shape, small, n = (72, 64, 56), (18, 16, 14), 24  # 12 MB
+    array, geometry = store_as(np.zeros(shape, np.int16), Geometry.of_spacing(shape, SPACING_MM), storage)
+    write_volume(tmp_path / "scan.nii.gz", Volume(array[None], geometry))
+    canonical = to_canonical(array, geometry)[1]
+    placement = Placement(
+        geometry, canonical, (3, 0, 0), shape, canonical.crop((3, 0, 0), shape).resample(small)
+    )
+    logits = np.random.default_rng(0).normal(size=(n, *small)).astype(np.float32)
+    seen, before = [], read_mapped_mb()
+    stored = placement.working_axes[axis][0]
+    with stream_probabilities(tmp_path / "p.nii.gz", n, tmp_path / "scan.nii.gz", slowest=stored) as volume:
+
+        def release(part: np.ndarray) -> None:
+            seen.append(read_mapped_mb() - before)
+            volume.release(part)
+
+        target = export.Probabilities(volume.array, placement, axis, release=release)
+        exporter = Exporter(placement, axis, [target])
+        for slab in cut_slabs(logits, axis, 3):
+            exporter.add(slab)
+        exporter.finish()
+        seen.append(read_mapped_mb() - before)
+    assert max(seen) < 4
+    found = nib.load(tmp_path / "p.nii.gz").dataobj.get_unscaled()
+    expected = np.moveaxis(export_probabilities(logits, placement, axis), 0, 3)
+    assert np.abs(np.asanyarray(found) - expected * 65535).max() <= 0.51
 
 
 def test_the_logits_are_left_as_they_were():

@@ -134,6 +134,27 @@ def test_outside_the_box_lies_what_the_caller_says():
     assert (found[:, inside].abs() != 7).all()
 
 
+def test_what_a_box_cuts_off_is_outside_also_where_no_window_is_saved():
+    image = noise(1, 20, 8, 8)
+    plan = plan_windows(image.shape[1:], (8, 8, 8), 0.5, box=(slice(1, 20), slice(0, 8), slice(0, 8)))
+    assert len(plan) == len(plan_windows(image.shape[1:], (8, 8, 8), 0.5))
+    head = Head(torch.tensor([[9.0], [0.0], [0.0]]), torch.tensor([0.0, 0.0, 5.0]))  # no features: class 2
+    ensemble = Ensemble([lambda stack: torch.ones_like(stack)], head=head)
+    found = collect(stream_logits(ensemble, image, plan, outside=(10, -10, -10)), plan.shape)
+    assert found[:, 0, 3, 3].tolist() == [10, -10, -10] and found[:, 1, 3, 3].tolist() == [9, 0, 5]
+
+
+def test_a_box_that_cuts_nothing_gives_the_same_bits():
+    image = noise(1, 12, 8, 7)
+    plan = plan_windows(image.shape[1:], (6, 4, 5), 0.5)
+    boxed = plan_windows(image.shape[1:], (6, 4, 5), 0.5, box=(slice(0, 12), slice(0, 8), slice(0, 7)))
+    whole, found = (
+        collect(stream_logits(Ensemble([Ramps()]), image, one, outside=(1.0, 2.0)), one.shape)
+        for one in (plan, boxed)
+    )
+    assert torch.equal(found, whole)
+
+
 def softmax(logits: Tensor) -> Tensor:
     return logits.softmax(1)
 

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import combinations, product
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,7 @@ def predict(image_CIJK: Array, pipeline: Any, networks: Sequence[Network]) -> Ar
     padded = np.pad(image_CIJK, [(0, 0), *((n // 2, n - n // 2) for n in short)])
     rows = []
     for size, edge in zip(padded.shape[1:], patch):
-        step = max(1, int(edge * (1 - pipeline["overlap"])))
-        count = -(-(size - edge) // step) + 1
+        count = ceil((size - edge) / max(1.0, edge * (1 - pipeline["overlap"])) - 1e-9) + 1
         rows.append([int(start) for start in np.linspace(0, size - edge, count).round()])
     weights = window_weights(patch, pipeline["window_weights"])
     weight_sum = np.zeros(padded.shape[1:], np.float32)
