@@ -118,6 +118,7 @@ class Probabilities:
         placement: The way back.
         axis: The slab axis.
         are_regions: Whether outputs overlap.
+        temperatures: That logits are divided by: one for all classes, or one a region.
         release: Called after each plane, to give back memory of an array that lies in a file.
     """
 
@@ -128,11 +129,13 @@ class Probabilities:
         axis: int,
         *,
         are_regions: bool = False,
+        temperatures: Sequence[float] = (1.0,),
         release: Callable[[], None] = lambda: None,
     ) -> None:
         self._box = _box(array, placement, axis)
         self._is_stepped = array.dtype == np.uint16
         self._activate = _apply_sigmoid if are_regions else _apply_softmax
+        self._temperatures = np.array(temperatures, np.float32)[:, None, None]
         self._release = release
         if not are_regions and self._box[0].size < array[0].size:
             for plane in array[0]:
@@ -147,7 +150,7 @@ class Probabilities:
             mixed = _mix(planes, share)
             for start in range(0, rows, step):
                 part = slice(start, min(rows, start + step))
-                values = self._activate(interpolate(layer, mixed, part))
+                values = self._activate(interpolate(layer, mixed, part) / self._temperatures)
                 if self._is_stepped:
                     values *= FULL
                     np.rint(values, out=values)

@@ -55,6 +55,7 @@ class Step:
     outputs: Outputs | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     notes: set[str] = field(default_factory=set)
+    warnings: list[tuple[str, str]] = field(default_factory=list)  # of the prediction
     image: tuple[NDArray[Any], Placement] | None = None
     placement: Placement | None = None
     labels: Labels | None = None
@@ -223,6 +224,7 @@ class CaseStages:
                 observers=[watch.observe] if is_watched else [],
                 slabs=slabs,
                 is_cleaned=False,
+                warnings=step.warnings,
             )
             step.maps, step.trust = watch.maps, watch.judge()
             step.opened = stack.pop_all()
@@ -233,7 +235,7 @@ class CaseStages:
         case, outputs, out, scan = step.case, step.outputs, self.out, step.case.images[0]
         with step.opened:
             labels = self.segmenter.clean(step.labels)
-        warnings = [*case.warnings, *tell_notes(step.notes), *outputs.warnings]
+        warnings = [*case.warnings, *tell_notes(step.notes), *step.warnings, *outputs.warnings]
         if not labels.array.any():
             warnings.append(("MASK_EMPTY", "no voxel was segmented"))
         write_objects(out, outputs, labels, scan, self.model)
@@ -247,6 +249,8 @@ class CaseStages:
         about: dict[str, Any] = {"trust": step.trust}
         if not isinstance(scan, Path):
             about["scan"] = describe_scan(scan, grid.shape[2])
+        if outputs.probabilities:
+            about["temperatures"] = list(self.segmenter.temperatures)
         if self.segmenter.decision.asked == AUTO:
             about["backend"] = self.segmenter.decision.chosen.backend
         sidecar = out / f"{case.id}.json"

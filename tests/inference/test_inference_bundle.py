@@ -105,6 +105,11 @@ def test_a_bundle_gives_the_mask_of_its_network(tmp_path: Path):
     assert (model.name, model.data.labels, model.plan.patch) == ("Spleen", {1: "spleen"}, (8, 8, 4))
 
 
+def test_a_bundle_has_no_folds(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="no folds"):
+        load_model(write_bundle(tmp_path), CPU, folds=[0])
+
+
 def test_references_are_followed_and_axes_are_turned(tmp_path: Path):
     steps = [{**STEPS[1], "axcodes": "LPS"}, {**STEPS[2], "pixdim": "@sizes::pixdim"}]
     scan = make_volume()

@@ -13,10 +13,12 @@ from scipy.special import softmax
 
 from medseg.config import Config, Region
 from medseg.core.errors import CheckpointError
+from medseg.core.settings import Builder
 from medseg.inference.model import load_model
 from medseg.inference.segment import Segmenter
 from medseg.inference.trust.fit import load_trust
 from medseg.inference.trust.watch import name_structures
+from medseg.io import read_volume
 from medseg.metrics.case import CaseMetrics, LabelMetrics
 from medseg.workflows.model_folder import write_model
 from medseg.workflows.outputs import plan_outputs
@@ -137,6 +139,47 @@ def test_maps_lie_on_the_grid_of_the_scan(inferred: Path, tiny_cohort: Path, kin
     assert found.shape == scan.shape and np.array_equal(found.affine, scan.affine)
     values = found.get_fdata()
     assert 0 <= values.min() < values.max() <= 1
+
+
+def test_saved_probabilities_are_calibrated_and_the_mask_is_the_same(calibrated: Path, tiny_cohort: Path):
+    model = load_model(calibrated, CPU)
+    assert model.trust is not None
+    hot = replace(model, trust=replace(model.trust, temperatures=(2.0,)))
+    scan = read_volume(tiny_cohort / "imagesTr" / f"{IDS[0]}.nii.gz")
+    (mask, raw), (same, soft) = (
+        Segmenter(one, one.infer).segment(*one.preprocess(scan), with_probabilities=True)
+        for one in (replace(model, trust=None), hot)
+    )
+    assert raw is not None and soft is not None and np.array_equal(mask.array, same.array)
+    assert np.allclose(soft, softmax(np.log(raw) / 2, axis=0), atol=1e-5)
+    assert not np.allclose(soft, raw, atol=1e-3)
+
+
+def test_refined_probabilities_are_left_as_they_are(calibrated: Path):
+    model = load_model(calibrated, CPU)
+    refined = model.infer.model_copy(update={"refine": (Builder(name="crf"),)})
+    assert Segmenter(model, refined).temperatures == (1.0,)
+
+
+def test_the_sidecar_of_probabilities_tells_their_temperatures(
+    calibrated: Path, tiny_cohort: Path, tmp_path: Path
+):
+    image = tiny_cohort / "imagesTr" / f"{IDS[0]}.nii.gz"
+    done = medseg("infer", image, "-m", calibrated, "-o", tmp_path, "--save-probabilities", "--threads", "1")
+    assert done.exit_code == 0, done.stderr
+    sidecar = json.loads((tmp_path / f"{IDS[0]}.json").read_text())
+    assert sidecar["temperatures"] == json.loads((calibrated / "trust.json").read_text())["temperatures"]
+
+
+def test_folds_may_be_chosen_and_the_sidecar_names_them(calibrated: Path, tiny_cohort: Path, tmp_path: Path):
+    image, asked = tiny_cohort / "imagesTr" / f"{IDS[0]}.nii.gz", ("-m", calibrated, "-o", tmp_path)
+    done = medseg("infer", image, *asked, "--folds", "1,1", "--threads", "1")
+    assert done.exit_code == 0, done.stderr
+    settings = json.loads((tmp_path / f"{IDS[0]}.json").read_text())["settings"]
+    assert (settings["folds"], settings["networks"]) == ([1], 1)
+    for folds in ("1,7", "all"):
+        refused = medseg("infer", image, *asked, "--folds", folds, "--dry-run")
+        assert refused.exit_code == 2 and "UNKNOWN_FOLD" in refused.stderr
 
 
 def test_maps_go_when_they_are_no_longer_asked_for(
