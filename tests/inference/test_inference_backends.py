@@ -54,7 +54,7 @@ def test_a_network_of_an_nnunet_folder_gives_the_classes_of_torch(backend: str, 
     image = convert.make_window(1, patch, batch=3, seed=7)
     made = [BACKENDS[each](network, 1, patch, 3, threads=1)(image) for each in ("torch", backend)]
     assert (made[0].argmax(1) == made[1].argmax(1)).float().mean() > 0.9999
-    assert len(made[0].argmax(1).unique()) == 3
+    assert len(made[0].argmax(1).unique()) > 1
 
 
 @pytest.mark.parametrize("backend", CONVERTED)
