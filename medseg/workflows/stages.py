@@ -37,7 +37,7 @@ from medseg.workflows.outputs import (
     write_objects,
 )
 from medseg.workflows.report import CaseResult
-from medseg.workflows.scans import describe_scan
+from medseg.workflows.scans import describe_scan, name_modalities
 from medseg.workflows.sidecar import clear_refused, find_versions, hash_outputs, is_done, write_sidecar
 
 Find = Callable[[NDArray[Any]], Box | None]  # preprocessed image -> where to look
@@ -226,7 +226,7 @@ class CaseStages:
                 is_cleaned=False,
                 warnings=step.warnings,
             )
-            step.maps, step.trust = watch.maps, watch.judge()
+            step.maps, step.trust = watch.maps, watch.judge(name_modalities(step.case))
             step.opened = stack.pop_all()
 
     def _write(self, step: Step) -> CaseResult:

@@ -13,6 +13,7 @@ from scipy.special import softmax
 
 from medseg.config import Config, Region
 from medseg.core.errors import CheckpointError
+from medseg.core.files import write_csv
 from medseg.core.settings import Builder
 from medseg.inference.model import load_model
 from medseg.inference.segment import Segmenter
@@ -105,6 +106,20 @@ def test_lost_records_are_made_again_bit_for_bit(calibrated: Path, tmp_path: Pat
     score(run.load_config(), run, progress=Progress(), report=Report("run"))
     assert hashes(run.root / "predictions") == before
     assert not (run.root / "trust.json").exists()  # six patients are too few
+
+
+def test_modalities_are_those_that_the_check_noted(calibrated: Path, tmp_path: Path):
+    run = RunFolder(Path(shutil.copytree(calibrated, tmp_path / "RUN")))
+    assert load_trust(run.root / "trust.json").modalities == () and set(run.modalities().values()) == {""}
+    rows = [
+        {"id": name, "patient": patient, "modality": "" if name == IDS[0] else "CT"}
+        for name, patient in run.patients().items()
+    ]
+    write_csv(run.check / "cases.csv", rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medseg.workflows.trust.MIN_PATIENTS", 6)
+        score(run.load_config(), run, progress=Progress(), report=Report("run"))
+    assert load_trust(run.root / "trust.json").modalities == ("CT",)
 
 
 def test_beside_ignored_voxels_nothing_is_learnt(calibrated: Path, tmp_path: Path):
