@@ -76,6 +76,10 @@ def infer(
     mode: Annotated[
         str, typer.Option("--mode", help="exact: as the model says; fast; accurate. See docs/inference.md.")
     ] = "exact",
+    folds: Annotated[
+        str | None,
+        typer.Option("--folds", metavar="0,2", help="Only the networks of these folds.", show_default=False),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -98,12 +102,14 @@ def infer(
     ) as report:
         check_thickness(slice_thickness)
         from medseg.data.studies import Wanted
-        from medseg.workflows.shard import parse_shard
+        from medseg.workflows.shard import parse_folds, parse_shard
 
         wanted = Wanted(series, volume, allow_tilt, allow_resample_z, slice_thickness)
-        progress, part = make_progress(quiet=quiet), parse_shard(shard)
+        progress, part, chosen = make_progress(quiet=quiet), parse_shard(shard), parse_folds(folds)
         if dry_run:
-            machine = Machine(device, threads, memory_gb, trust_code, mode, part, backend, save_uncertainty)
+            machine = Machine(
+                device, threads, memory_gb, trust_code, mode, chosen, part, backend, save_uncertainty
+            )
             announce(inputs, model, out, wanted, report, progress, machine)
             return
         from medseg.workflows.infer import infer as work
@@ -128,6 +134,7 @@ def infer(
             trust_code=trust_code,
             memory_gb=memory_gb,
             mode=mode,
+            folds=chosen,
             shard=part,
             is_tracked=tracking,
             tell=progress.say if verbose else None,
@@ -144,6 +151,7 @@ class Machine:
     memory_gb: float | None
     trust_code: bool
     mode: str
+    folds: list[int] | None
     shard: Shard
     backend: str
     save_uncertainty: bool
@@ -173,7 +181,8 @@ def announce(
 
     device = choose_device(machine.device or "auto")
     torch.set_num_threads(machine.threads or os.cpu_count() or 1)
-    model, _ = apply_mode(load_model(model_path, device, trust_code=machine.trust_code), machine.mode)
+    loaded = load_model(model_path, device, machine.folds, trust_code=machine.trust_code)
+    model, _ = apply_mode(loaded, machine.mode)
     key = peek_key(find_key())
     cases = machine.shard.take(find_inputs(inputs, model.data, lambda: key, wanted))
     has_maps = machine.save_uncertainty

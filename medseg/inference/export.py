@@ -120,6 +120,7 @@ class Probabilities:
         placement: The way back.
         axis: The slab axis.
         are_regions: Whether outputs overlap.
+        temperatures: That logits are divided by: one for all classes, or one a region.
         release: Called with each part that was written, to give back the memory of an array in a file.
     """
 
@@ -130,11 +131,13 @@ class Probabilities:
         axis: int,
         *,
         are_regions: bool = False,
+        temperatures: Sequence[float] = (1.0,),
         release: Release = lambda part: None,
     ) -> None:
         self._box = _box(array, placement, axis)
         self._is_stepped = array.dtype == np.uint16
         self._activate = _apply_sigmoid if are_regions else _apply_softmax
+        self._temperatures = np.array(temperatures, np.float32)[:, None, None]
         self._release = release
         # Parts of a plane are cut along the axis that is slower in memory: each then lies close together.
         self._cuts_rows = abs(self._box.strides[2]) >= abs(self._box.strides[3])
@@ -154,7 +157,9 @@ class Probabilities:
             for start in range(0, length, step):
                 cut = slice(start, min(length, start + step))
                 part = (cut, slice(None)) if self._cuts_rows else (slice(None), cut)
-                values = self._activate(interpolate(layer, mixed, *part))
+                values = interpolate(layer, mixed, *part)
+                values /= self._temperatures
+                values = self._activate(values)
                 if self._is_stepped:
                     values *= FULL
                     np.rint(values, out=values)

@@ -123,7 +123,7 @@ def forecast(segmenter: Segmenter, job: Job, way: Way, windows_mb: WindowsMb) ->
     if not is_here:
         parts["slab copy"] = 4 * values * plan.depth * plane / MB
     if settings.refine:
-        parts["refinement"] = 16 * data.n_outputs * grid / MB
+        parts["refinement"] = 20 * data.n_outputs * grid / MB
     if job.has_maps:
         parts["uncertainty maps"] = MAP_BYTES * grid / MB
     normalised = scan * (2 * job.voxel_bytes + 8)

@@ -120,7 +120,8 @@ def load_model(
         trust_code: Whether a model may name code outside medseg ("package.module:network").
 
     Raises:
-        CheckpointError: Missing, damaged, of another schema, preprocessed by other rules, or not trusted.
+        CheckpointError: Missing, damaged, of another schema, preprocessed by other rules, or not trusted;
+            UNKNOWN_FOLD.
     """
     foreign = _load_foreign(path, device, folds)
     if foreign is not None:
@@ -154,15 +155,26 @@ def load_model(
             code="MODEL_RUNS_CODE",
         )
     files = sorted(folder.glob("weights_fold_*.safetensors"))
-    if folds is not None:
-        files = [file for file in files if file.stem in {f"weights_fold_{fold}" for fold in folds}]
     if not files:
-        raise CheckpointError("the model folder holds no weights of these folds", code="MODEL_DAMAGED")
+        raise CheckpointError("the model folder holds no weights", code="MODEL_DAMAGED")
+    if folds is not None:
+        files = _choose_folds(files, folds)
     networks = tuple(_load_network(file, builder, plan, data).to(device) for file in files)
     trust = load_trust(folder / TRUST) if (folder / TRUST).is_file() else None
     locator = load_locator(folder, len(data.channels))
     digests = hash_model(folder, files)
     return TrainedModel(tree["name"], data, plan, infer, networks, *digests, trust=trust, locator=locator)
+
+
+def _choose_folds(files: Sequence[Path], folds: Sequence[int]) -> list[Path]:
+    found = {file.stem.removeprefix("weights_fold_"): file for file in files}
+    if missing := [fold for fold in folds if str(fold) not in found]:
+        raise CheckpointError(
+            f"the model has no fold {missing[0]}",
+            hint=f"folds that it has: {', '.join(found)}",
+            code="UNKNOWN_FOLD",
+        )
+    return [found[str(fold)] for fold in folds]
 
 
 def hash_model(folder: Path, files: Sequence[Path] | None = None) -> tuple[str, str]:
@@ -179,6 +191,8 @@ def hash_model(folder: Path, files: Sequence[Path] | None = None) -> tuple[str, 
 def _load_foreign(path: Path, device: torch.device, folds: Sequence[int] | None) -> TrainedModel | None:
     """Load a model of other software; None where the path names none."""
     if is_bundle(path):
+        if folds is not None:
+            raise CheckpointError("a MONAI bundle has no folds", hint="leave them out", code="UNKNOWN_FOLD")
         return load_bundle(path, device)
     results = find_results(path)
     return None if results is None else load_results(results, device, folds)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medseg.core.errors import ConfigError
 from medseg.core.select import suggest
+from medseg.inference.nnunet.preparation import follow
 from medseg.inference.trained import TrainedModel
 from medseg.inference.windows import Box, find_content
 
@@ -42,7 +43,7 @@ MODES: Mapping[str, Mode] = {
 
 
 def apply_mode(model: TrainedModel, name: str) -> tuple[TrainedModel, Mode]:
-    """Return the model as the mode applies it, and the mode.
+    """Return the model as the mode applies it, to the first stage of a cascade too, and the mode.
 
     Raises:
         ConfigError: UNKNOWN_NAME.
@@ -55,6 +56,8 @@ def apply_mode(model: TrainedModel, name: str) -> tuple[TrainedModel, Mode]:
         # Without axes to mirror over the setting says nothing, so it stays what it was.
         "mirror": own.mirror if mode.mirror is None or not model.plan.mirror_axes else mode.mirror,
     }
+    if model.previous is not None:
+        model = follow(model, apply_mode(model.previous, name)[0], "torch")
     return replace(
         model, infer=own.model_copy(update=changes), networks=model.networks[: mode.networks]
     ), mode

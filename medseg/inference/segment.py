@@ -21,6 +21,7 @@ from medseg.inference.backends.choose import choose_backend
 from medseg.inference.export import Exporter, Mask, Probabilities, Release
 from medseg.inference.head import Head, split_head
 from medseg.inference.network import small_window
+from medseg.inference.nnunet.preparation import follow
 from medseg.inference.predict import Ensemble, Slab, collect, stream_logits
 from medseg.inference.refine import REFINE, apply_refine
 from medseg.inference.rolling import Rolling
@@ -54,7 +55,7 @@ class Segmenter:
         backend: str = "torch",
         n_windows: int | None = None,
     ) -> None:
-        self.model = model
+        self.model = model if model.previous is None else follow(model, model.previous, backend)
         self.settings = settings
         self.device = next(model.networks[0].parameters()).device
         networks, head = self._split_head()
@@ -80,6 +81,12 @@ class Segmenter:
         self._refine = [
             select("refinement step", REFINE, step.name, step.options) for step in settings.refine
         ]
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """Of saved probabilities: fitted to what networks say, not to what refinement makes of that."""
+        trust = self.model.trust
+        return (1.0,) if trust is None or self._refine else trust.temperatures
 
     @property
     def n_values(self) -> int:
@@ -142,10 +149,12 @@ class Segmenter:
         observers: Sequence[Observer] = (),
         slabs: Iterator[Slab] | None = None,
         is_cleaned: bool = True,
+        warnings: list[tuple[str, str]] | None = None,
     ) -> tuple[Labels, NDArray[np.float32] | None]:
         """Return stored label values on the scan's grid, and (C, I, J, K) probabilities if asked for.
 
-        Probabilities are those of background and labels, or of the regions where these overlap.
+        Probabilities are those of background and labels, or of the regions where these overlap, calibrated
+        where the model is; the mask is the same.
 
         Args:
             image_CIJK: Preprocessed.
@@ -156,14 +165,24 @@ class Segmenter:
             observers: Called with each slab of logits on the preprocessed grid.
             slabs: What `stream` returned for this image; None: all of it, in the fastest way.
             is_cleaned: Whether the mask is post-processed; else `clean` does it later.
+            warnings: Gets (code, message) where refinement would take too long, and is left out.
+
+        Raises:
+            DataError: CRF_TOO_LARGE, where there are no `warnings`.
         """
         data = self.model.data
         slabs = self._watch(slabs or self.stream(image_CIJK), observers)
         if self._refine:
-            slabs = self._refine_slabs(slabs, image_CIJK, placement)
+            slabs = self._refine_slabs(slabs, image_CIJK, placement, warnings)
         axis = self.plan(image_CIJK.shape[1:]).axis
         mask = Mask(placement, axis, data.n_outputs, region_paints(data))
-        make = partial(Probabilities, placement=placement, axis=axis, are_regions=bool(data.regions))
+        make = partial(
+            Probabilities,
+            placement=placement,
+            axis=axis,
+            are_regions=bool(data.regions),
+            temperatures=self.temperatures,
+        )
         targets: list[Any] = [mask]
         probabilities = None
         if with_probabilities:
@@ -200,18 +219,34 @@ class Segmenter:
             yield slab
 
     def _refine_slabs(
-        self, slabs: Iterator[Slab], image_CIJK: NDArray[np.float16], placement: Placement
+        self,
+        slabs: Iterator[Slab],
+        image_CIJK: NDArray[np.float16],
+        placement: Placement,
+        warnings: list[tuple[str, str]] | None,
     ) -> Iterator[Slab]:
         """Yield one slab of logits whose probabilities are the refined ones of the whole image."""
         i, j, k = image_CIJK.shape[1:]
-        logits, are_regions = collect(slabs, (i, j, k)).cpu(), bool(self.model.data.regions)
-        chances, image = logits.sigmoid() if are_regions else logits.softmax(0), torch.from_numpy(image_CIJK)
-        del logits
+        logits = collect(slabs, (i, j, k)).cpu()
+        try:
+            values = self._refine_logits(logits, image_CIJK, placement)
+        except DataError as error:
+            if warnings is None or error.code != "CRF_TOO_LARGE":
+                raise
+            warnings.append((error.code, f"{error.message}: the mask is not refined"))
+            values = logits
+        axis = self.plan((i, j, k)).axis
+        values = values.movedim(axis + 1, 1).contiguous()
+        yield Slab(axis, 0, values.shape[1], values)
+
+    def _refine_logits(
+        self, logits_CIJK: Tensor, image_CIJK: NDArray[np.float16], placement: Placement
+    ) -> Tensor:
+        are_regions, image = bool(self.model.data.regions), torch.from_numpy(image_CIJK)
+        chances = logits_CIJK.sigmoid() if are_regions else logits_CIJK.softmax(0)
         refined = apply_refine(self._refine, chances, image, placement.grid, overlapping=are_regions)
         refined = refined.clamp(1e-7, 1 - 1e-7)
-        axis = self.plan((i, j, k)).axis
-        values = (refined.logit() if are_regions else refined.log()).movedim(axis + 1, 1).contiguous()
-        yield Slab(axis, 0, values.shape[1], values)
+        return refined.logit() if are_regions else refined.log()
 
     def _split_head(self) -> tuple[Sequence[nn.Module], Head | None]:
         """Return a single network without its last linear layer, and that layer, where this saves memory."""

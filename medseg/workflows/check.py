@@ -20,6 +20,7 @@ from medseg.workflows.parallel import Workers
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.run_folder import RunFolder
+from medseg.workflows.scans import name_modalities
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,11 @@ def check(
             path.unlink()
     cohort = Cohort(layout, {case.id: case for case in cases}, tuple(screen_cohort(found)))
     report.cases.extend(_to_result(record) for record in cohort.records)
-    write_csv(run.check / "cases.csv", [_to_row(record, config.data) for record in cohort.records])
+    rows = [
+        {**_to_row(record, config.data), "modality": name_modalities(cohort.cases[record.id])}
+        for record in cohort.records
+    ]
+    write_csv(run.check / "cases.csv", rows)
     own = report if report.command == "check" else replace(report, command="check")
     own.write(run.check / "report.json")
     if not cohort.usable:

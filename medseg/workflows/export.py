@@ -33,7 +33,9 @@ from medseg.inference.backends.convert import (
     to_torchscript,
     tracing,
 )
+from medseg.inference.bundle.load import is_bundle
 from medseg.inference.model import SUMS, find_model, load_model
+from medseg.inference.nnunet.folder import find_results
 from medseg.inference.trained import TrainedModel
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.runner.cleanup import STEPS
@@ -72,7 +74,8 @@ def export(model_path: Path, to: str, out: Path, *, report: Report, trust_code: 
         CheckpointError: The model is missing or damaged.
     """
     writer = select("format", WRITERS, to)
-    folder = find_model(model_path)  # a model of other software has preprocessing that the runner has not
+    _refuse_foreign(model_path)
+    folder = find_model(model_path)
     model = load_model(folder, torch.device("cpu"), trust_code=trust_code)
     weights = sorted(folder.glob("weights_fold_*.safetensors"))
     names = [f"{path.stem.replace('weights', 'model')}{SUFFIXES[to]}" for path in weights]
@@ -99,6 +102,16 @@ def export(model_path: Path, to: str, out: Path, *, report: Report, trust_code: 
     for path in files:
         path.chmod(0o600)
     write_text(out / SUMS, "".join(f"{sha256_of_file(path)}  {path.relative_to(out)}\n" for path in files))
+
+
+def _refuse_foreign(path: Path) -> None:
+    kind = "a MONAI bundle" if is_bundle(path) else "nnU-Net's" if find_results(path) else ""
+    if kind:
+        raise ConfigError(
+            f"the model is {kind}: the stand-alone runner has no preprocessing but medseg's own",
+            hint="run it with `medseg infer`, which needs nothing else installed",
+            code="EXPORT_UNSUPPORTED",
+        )
 
 
 def describe_pipeline(model: TrainedModel, networks: Sequence[str]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def infer(
     trust_code: bool = False,
     memory_gb: float | None = None,
     mode: str = "exact",
+    folds: Sequence[int] | None = None,
     shard: Shard | None = None,
     is_tracked: bool = False,
     tell: Callable[[str], None] | None = None,
@@ -74,6 +75,7 @@ def infer(
         trust_code: Whether the model may use code from outside medseg.
         memory_gb: What a case may take; slower ways are chosen to keep within it.
         mode: Of `modes.MODES`.
+        folds: Whose networks predict; None: all.
         shard: Which part of the cases; None: all. Others may be at work in the same OUT.
         is_tracked: Whether MLflow gets a run of it.
         tell: Gets a line about each case before it starts: windows and the forecast of its memory.
@@ -85,7 +87,7 @@ def infer(
         CheckpointError: The model is missing, damaged or preprocesses differently.
     """
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    loaded = load_model(model_path, choose_device(device), trust_code=trust_code)
+    loaded = load_model(model_path, choose_device(device), folds, trust_code=trust_code)
     model, how = apply_mode(loaded, mode)
     cases = find_inputs(inputs, model.data, partial(read_key, key_file), wanted)
     if is_pseudonymous:
@@ -111,7 +113,7 @@ def infer(
         save_probabilities=save_probabilities,
         save_uncertainty=save_uncertainty,
         formats=formats,
-        settings=describe_effort(model, how),
+        settings={**describe_effort(model, how), **({"folds": [*folds]} if folds else {})},
         repairs=(wanted or Wanted()).settings,
     )
     works = [foresee.count_windows(case) for case in cases]

@@ -90,13 +90,24 @@ class RunFolder:
         Raises:
             ConfigError: RUN_INCOMPLETE.
         """
+        return {row["id"]: row["patient"] for row in self._list_checked()}
+
+    def modalities(self) -> dict[str, str]:
+        """Return the modality of each case as DICOM told it, or "".
+
+        Raises:
+            ConfigError: RUN_INCOMPLETE.
+        """
+        return {row["id"]: row.get("modality", "") for row in self._list_checked()}
+
+    def _list_checked(self) -> list[dict[str, str]]:
         path = self.check / "cases.csv"
         if not path.exists():
             raise ConfigError(
                 "check/cases.csv is missing", hint="run `medseg preprocess` first", code="RUN_INCOMPLETE"
             )
         with path.open(encoding="utf-8", newline="") as stream:
-            return {row["id"]: row["patient"] for row in csv.DictReader(stream)}
+            return list(csv.DictReader(stream))
 
     def settle_config(self, config: Config) -> Config:
         """Store the config, or compare it with the one that is there.

@@ -141,6 +141,12 @@ def name_study(study: Sequence[Series], volume: int | None, secret: bytes) -> st
     return f"dcm-{pseudonym(secret, f'study {study[0].first.study}')}"
 
 
+def name_modalities(case: Case) -> str:
+    """Return DICOM's words for a case's channels: "CT", "PT+CT"; "" where one is a file or names none."""
+    words = [describe_scan(image, 0)["modality"] for image in case.images if not isinstance(image, Path)]
+    return "+".join(words) if len(words) == len(case.images) and all(words) else ""
+
+
 def describe_scan(image: Path | Scan, slices: int) -> dict[str, Any]:
     """Return what a sidecar tells of the source: numbers and code words, nothing that names a patient."""
     if isinstance(image, Path):

@@ -1,4 +1,4 @@
-"""A share of a cohort, so that several processes or machines can segment into one folder."""
+"""A share of a cohort, so that several processes or machines can segment into one folder; or of the folds."""
 
 from __future__ import annotations
 
@@ -46,3 +46,18 @@ def parse_shard(text: str | None) -> Shard:
             code="SHARD_INVALID",
         )
     return shard
+
+
+def parse_folds(text: str | None) -> list[int] | None:
+    """Return the folds that "0,2" names, each once and in order; None names all.
+
+    Raises:
+        ConfigError: UNKNOWN_FOLD.
+    """
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,4}(,[0-9]{1,4})*", text):
+        raise ConfigError(
+            f"`{text}` names no folds", hint="give their numbers: --folds 0,2", code="UNKNOWN_FOLD"
+        )
+    return sorted({int(fold) for fold in text.split(",")})

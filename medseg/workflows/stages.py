@@ -38,7 +38,7 @@ from medseg.workflows.outputs import (
     write_objects,
 )
 from medseg.workflows.report import CaseResult
-from medseg.workflows.scans import describe_scan
+from medseg.workflows.scans import describe_scan, name_modalities
 from medseg.workflows.sidecar import clear_refused, find_versions, hash_outputs, is_done, write_sidecar
 
 Find = Callable[[NDArray[Any]], Box | None]  # preprocessed image -> where to look
@@ -56,6 +56,7 @@ class Step:
     outputs: Outputs | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     notes: set[str] = field(default_factory=set)
+    warnings: list[tuple[str, str]] = field(default_factory=list)  # of the prediction
     image: tuple[NDArray[Any], Placement] | None = None
     placement: Placement | None = None
     labels: Labels | None = None
@@ -226,8 +227,9 @@ class CaseStages:
                 observers=[watch.observe] if is_watched else [],
                 slabs=slabs,
                 is_cleaned=False,
+                warnings=step.warnings,
             )
-            step.maps, step.trust = watch.maps, watch.judge()
+            step.maps, step.trust = watch.maps, watch.judge(name_modalities(step.case))
             step.opened = stack.pop_all()
 
     def _write(self, step: Step) -> CaseResult:
@@ -236,7 +238,7 @@ class CaseStages:
         case, outputs, out, scan = step.case, step.outputs, self.out, step.case.images[0]
         with step.opened:
             labels = self.segmenter.clean(step.labels)
-        warnings = [*case.warnings, *tell_notes(step.notes), *outputs.warnings]
+        warnings = [*case.warnings, *tell_notes(step.notes), *step.warnings, *outputs.warnings]
         if not labels.array.any():
             warnings.append(("MASK_EMPTY", "no voxel was segmented"))
         write_objects(out, outputs, labels, scan, self.model)
@@ -250,6 +252,8 @@ class CaseStages:
         about: dict[str, Any] = {"trust": step.trust}
         if not isinstance(scan, Path):
             about["scan"] = describe_scan(scan, grid.shape[2])
+        if outputs.probabilities:
+            about["temperatures"] = list(self.segmenter.temperatures)
         if self.segmenter.decision.asked == AUTO:
             about["backend"] = self.segmenter.decision.chosen.backend
         if outputs.probabilities:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,20 @@ from medseg.tracking.store import start_run
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.tracked import MODEL, find_maker
 
+COLUMNS = {  # of a structure: the sidecar's key -> the column's title
+    "dice": "predicted dice",
+    "dice_low": "dice low",
+    "dice_high": "dice high",
+    "volume_ml": "predicted ml",
+    "volume_ml_low": "ml low",
+    "volume_ml_high": "ml high",
+    "entropy": "entropy",
+    "disagreement": "disagreement",
+}
+
 
 def track_infer(report: Report, model: TrainedModel, out: Path) -> None:
-    """Log counts, seconds, and per case status, volumes and the verdict of trust."""
+    """Log counts, seconds, and per case status, volumes and what trust says."""
     tracker = start_run(
         model.name,
         "infer",
@@ -35,10 +47,18 @@ def track_infer(report: Report, model: TrainedModel, out: Path) -> None:
 
 
 def describe_case(case: CaseResult, out: Path) -> dict[str, Any]:
-    """Return a row: what became of the case, whether to look at it and why, and its volumes."""
+    """Return a row: what became of the case, whether to look at it and why, its volumes, and all of trust."""
     sidecar = read_if_whole(out / f"{case.id}.json")
     volumes = {f"{label['name']} ml": label["volume_ml"] for label in sidecar.get("labels", {}).values()}
     row: dict[str, Any] = {"id": case.id, "status": case.status, "code": case.code}
     if case.trust:
         row |= {"look": "yes" if case.trust["look"] else "no", "why": "; ".join(case.trust["reasons"])}
-    return {**row, **volumes}
+    return {**row, **volumes, **(describe_trust(case.trust) if case.trust else {})}
+
+
+def describe_trust(trust: Mapping[str, Any]) -> dict[str, Any]:
+    """Return columns: how unlike the training cases, and what is predicted of each structure."""
+    columns = {f"outlier {name}": trust["outlier"][name] for name in ("distance", "p")}
+    for structure in trust["structures"].values():
+        columns |= {f"{structure['name']} {title}": structure[key] for key, title in COLUMNS.items()}
+    return columns

@@ -97,11 +97,13 @@ def settle_trust(
     if few or config.data.ignore_label is not None:
         path.unlink(missing_ok=True)
         return
+    modalities = run.modalities()
     trust = fit_trust(
         read_witnesses(run, {case.case_id: list_dice(case, config.data) for case in cases}),
         list(name_structures(config.data).values()),
         name_features(list(config.data.channels)),
         is_regions=bool(config.data.regions),
+        modalities=[modalities[case.case_id] for case in cases if modalities[case.case_id]],
     )
     write_json(path, trust.to_json(), compact=True)
     report.extra["trust"] = trust.to_json()["figures"]

@@ -3,6 +3,7 @@
 import logging
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,19 +14,22 @@ from medseg.core.select import select
 from medseg.inference.backends import BACKENDS, convert
 from medseg.inference.backends import torch as torch_room
 from medseg.inference.backends.choose import Candidate, choose_backend
+from medseg.inference.head import split_head
+from medseg.inference.model import load_model
 from medseg.models import MODELS, Grid
+from tests.nnunet_folders import write_results
 
 PATCH = {3: (16, 24, 8), 2: (32, 24, 1)}
 CONVERTED = [name for name in BACKENDS if name != "torch"]
 CASES = [("light_unet", 3), ("unet", 2), ("residual_unet", 3), ("fpn", 2)]
 
 
-def build(name: str, dims: int) -> nn.Module:
+def build(name: str, dims: int, outputs: int = 3) -> nn.Module:
     steps = ((1, 1, 1), (2, 2, 1), (2, 2, 2)) if dims == 3 else ((1, 1), (2, 2), (2, 2))
     kernels = ((3,) * dims,) * 3
     grid = Grid(dims, PATCH[dims][:dims], (1.0, 1.0, 2.0)[:dims], steps, kernels, (4, 6, 8))
     torch.manual_seed(0)
-    return select("model", MODELS, name)(2, 3, grid).eval()
+    return select("model", MODELS, name)(2, outputs, grid).eval()
 
 
 def windows(dims: int, batch: int = 3) -> Tensor:
@@ -41,6 +45,27 @@ def test_logits_and_classes_equal_those_of_torch(backend: str, name: str, dims: 
     assert found.shape == expected.shape == (3, 3, *PATCH[dims]) and found.dtype is torch.float32
     assert (found - expected).abs().max() < 1e-3
     assert (found.argmax(1) == expected.argmax(1)).float().mean() > 0.9999
+
+
+@pytest.mark.parametrize("backend", CONVERTED)
+def test_a_network_of_an_nnunet_folder_gives_the_classes_of_torch(backend: str, tmp_path: Path):
+    model = load_model(write_results(tmp_path), torch.device("cpu"))
+    network, patch = model.networks[0], model.plan.patch
+    image = convert.make_window(1, patch, batch=3, seed=7)
+    made = [BACKENDS[each](network, 1, patch, 3, threads=1)(image) for each in ("torch", backend)]
+    assert (made[0].argmax(1) == made[1].argmax(1)).float().mean() > 0.9999
+    assert len(made[0].argmax(1).unique()) > 1
+
+
+@pytest.mark.parametrize("backend", CONVERTED)
+def test_a_trunk_whose_head_comes_late_gives_the_classes_of_torch(backend: str):
+    parts = split_head(build("light_unet", 3, outputs=9), windows(3, batch=1))
+    assert parts is not None
+    trunk, head = parts
+    made = [BACKENDS[each](trunk, 2, PATCH[3], 3, threads=1)(windows(3)) for each in ("torch", backend)]
+    assert made[1].shape == (3, head.weight.shape[1], *PATCH[3])
+    expected, found = (torch.stack([head(window).argmax(0) for window in part]) for part in made)
+    assert (found == expected).float().mean() > 0.9999 and len(expected.unique()) > 2
 
 
 class OfValues(nn.Module):

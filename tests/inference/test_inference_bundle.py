@@ -12,7 +12,7 @@ from monai.networks.nets import UNet
 
 from medseg.core.errors import CheckpointError
 from medseg.core.geometry import Geometry
-from medseg.core.volume import Volume
+from medseg.core.volume import Labels, Volume
 from medseg.inference.model import load_model
 from medseg.inference.segment import Segmenter
 
@@ -105,6 +105,11 @@ def test_a_bundle_gives_the_mask_of_its_network(tmp_path: Path):
     assert (model.name, model.data.labels, model.plan.patch) == ("Spleen", {1: "spleen"}, (8, 8, 4))
 
 
+def test_a_bundle_has_no_folds(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="no folds"):
+        load_model(write_bundle(tmp_path), CPU, folds=[0])
+
+
 def test_references_are_followed_and_axes_are_turned(tmp_path: Path):
     steps = [{**STEPS[1], "axcodes": "LPS"}, {**STEPS[2], "pixdim": "@sizes::pixdim"}]
     scan = make_volume()
@@ -195,6 +200,107 @@ def test_one_output_with_a_sigmoid_is_a_structure(tmp_path: Path):
     assert (data.labels, data.n_outputs) == ({1: "tumor"}, 1)
 
 
+SIGMOID = {"_target_": "Activationsd", "keys": "pred", "sigmoid": True}
+SOFTMAX = {"_target_": "Activationsd", "keys": "pred", "softmax": True}
+ARGMAX = {"_target_": "AsDiscreted", "keys": ["pred", "label"], "argmax": [True, False], "to_onehot": 2}
+HALF = {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5}
+LARGEST = {"_target_": "KeepLargestConnectedComponentd", "keys": "pred", "applied_labels": [1]}
+INVERT = {"_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "nearest_interp": "$False"}
+
+
+def write_after(root: Path, *steps: Any, outputs: int = 2, **config: Any) -> Path:
+    """Write a bundle whose network is followed by these steps."""
+    options = {**UNET, "out_channels": outputs}
+    torch.manual_seed(0)
+    config = {"postprocessing": {"_target_": "Compose", "transforms": [*steps]}, **config}
+    return write_bundle(
+        root,
+        network_def={"_target_": "UNet", **options},
+        about={"0": "tumor"} if outputs == 1 else None,
+        weights=UNet(**options).state_dict(),
+        **config,
+    )
+
+
+def test_steps_after_the_network_are_followed(tmp_path: Path):
+    save = {"_target_": "SaveImaged", "_disabled_": "$not @save", "keys": "pred"}
+    other = {"_target_": "AsDiscreted", "keys": "label", "to_onehot": 2}
+    classes = load_model(write_after(tmp_path / "a", SOFTMAX, INVERT, ARGMAX, other, LARGEST, save), CPU)
+    assert classes.data.n_outputs == 2 and not classes.data.regions
+    (step,) = classes.infer.postprocess
+    assert (step.name, step.options) == ("keep_largest", {"labels": [1], "connectivity": 26})
+    region = load_model(
+        write_after(tmp_path / "b", SIGMOID, HALF, {**LARGEST, "connectivity": 1}, outputs=1), CPU
+    )
+    assert [one.name for one in region.data.regions] == ["tumor"]
+    assert region.infer.postprocess[0].options["connectivity"] == 6
+
+
+def test_an_argmax_decides_whatever_came_before(tmp_path: Path):
+    assert not load_model(write_after(tmp_path, SIGMOID, ARGMAX), CPU).data.regions
+
+
+def test_components_are_those_of_monai(tmp_path: Path):
+    from monai.transforms import KeepLargestConnectedComponentd
+
+    options = {"applied_labels": 1, "connectivity": 2}
+    model = load_model(write_after(tmp_path, ARGMAX, {**LARGEST, **options}), CPU)
+    labels = (np.random.default_rng(1).random((9, 8, 5)) < 0.15).astype(np.uint8)
+    found = Segmenter(model, model.infer).clean(Labels(labels, Geometry.of_spacing((9, 8, 5), (1, 1, 3))))
+    monai = KeepLargestConnectedComponentd(keys="pred", **options)({"pred": labels[None].copy()})["pred"][0]
+    assert 0 < found.array.sum() < labels.sum() and np.array_equal(found.array, np.asarray(monai))
+
+
+@pytest.mark.parametrize(
+    "evaluator", [{}, {"evaluator": {"postprocessing": "@post"}, "postprocessing": None}]
+)
+def test_references_lead_to_what_follows_the_network(tmp_path: Path, evaluator: Any):
+    steps = [{**SIGMOID, "sigmoid": "@yes"}]
+    tree = {"post": {"transforms": "@calls"}, "calls": steps, "yes": True, "postprocessing": "@post"}
+    assert load_model(write_after(tmp_path, outputs=1, **(tree | evaluator)), CPU).data.regions
+
+
+def test_references_lead_to_preprocessing(tmp_path: Path):
+    folder = write_bundle(tmp_path, preprocessing="@pre", pre={"transforms": [STEPS[3]]})
+    assert load_model(folder, CPU).preprocess(make_volume())[0].max() == 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "outputs", "word"),
+    [
+        ([{**SIGMOID, "sigmoid": "$not False"}], 1, "$not False"),
+        ([{**SIGMOID, "other": "$torch.sigmoid"}], 1, "$torch.sigmoid"),
+        ([{**SIGMOID, "softmax": True}], 1, "either"),
+        ([SIGMOID, SOFTMAX], 2, "after Activationsd"),
+        ([SIGMOID, {**HALF, "threshold": 0.3}], 1, "0.3"),
+        ([SIGMOID, {**HALF, "argmax": True}], 1, "AsDiscreted"),
+        ([SIGMOID, {**HALF, "logit_thresh": 0.5}], 1, "logit_thresh"),
+        ([SIGMOID, HALF, HALF], 1, "several AsDiscreted"),
+        ([HALF], 1, "threshold"),
+        ([HALF], 2, "threshold"),
+        ([ARGMAX], 1, "one output"),
+        ([], 1, "one output"),
+        ([SIGMOID], 2, "overlap"),
+        ([ARGMAX, {"_target_": "Lambdad", "keys": "pred", "func": "$f"}], 2, "Lambdad"),
+        ([{"_target_": "Whatever", "keys": "pred"}], 2, "Whatever"),
+        ([LARGEST, ARGMAX], 2, "before AsDiscreted"),
+        ([ARGMAX, LARGEST, INVERT], 2, "Invertd"),
+        ([ARGMAX, {**LARGEST, "num_components": 2}], 2, "one component"),
+        ([ARGMAX, {**LARGEST, "connectivity": [1, 2]}], 2, "one component"),
+        ([ARGMAX, {**LARGEST, "applied_labels": [0, 1]}], 2, "one component"),
+        ([ARGMAX, {**LARGEST, "applied_labels": None, "independent": False}], 2, "one component"),
+    ],
+)
+def test_what_would_make_another_mask_is_refused(tmp_path: Path, steps: Any, outputs: int, word: str):
+    error = refuse(write_after(tmp_path, *steps, outputs=outputs))
+    assert error.code == "BUNDLE_UNSUPPORTED" and word in error.message
+
+
+def test_a_single_structure_needs_a_sigmoid_not_a_name(tmp_path: Path):
+    about = {"0": "background", "1": "a", "2": "b"}
+    assert refuse(write_bundle(tmp_path, about=about)).code == "MODEL_DAMAGED"
+
+
 def test_a_disabled_transform_is_left_out(tmp_path: Path):
     scan, step = make_volume(), {"_target_": "Own", "_disabled_": True}
     assert np.array_equal(prepare(tmp_path, scan, step), scan.array)
@@ -225,7 +331,12 @@ def test_a_disabled_transform_is_left_out(tmp_path: Path):
         ({"steps": [{**STEPS[1], "axcodes": "RRS"}]}, "Orientationd"),
         ({"steps": [{**STEPS[3], "a_max": 0}]}, "ScaleIntensityRanged"),
         ({"steps": [{"_target_": "NormalizeIntensityd", "divisor": 2}]}, "NormalizeIntensityd"),
-        ({"postprocessing": {"transforms": [{"_target_": "Activationsd", "sigmoid": True}]}}, "overlap"),
+        ({"postprocessing": "$monai.transforms.Compose([])"}, "$monai"),
+        ({"postprocessing": {"_target_": "Other", "transforms": []}}, "Other"),
+        ({"postprocessing_list": []}, "postprocessing_list"),
+        ({"preprocessing": "$pre"}, "$pre"),
+        ({"preprocessing": None}, "preprocessing"),
+        ({"pixdim": "@pixdim::a"}, "circle"),
     ],
 )
 def test_what_is_not_known_is_named(tmp_path: Path, config: dict[str, Any], word: str):

@@ -327,3 +327,12 @@ def test_region_probabilities_are_sigmoids_and_0_outside_the_box():
     whole, core = export_probabilities(logits, placement, are_regions=True)
     assert np.allclose(whole[1:-1, 1:-1, 1:-1], 0.75) and whole[0].max() == 0
     assert core.max() == 0
+
+
+def test_each_region_has_a_temperature_of_its_own():
+    placement = make_placement((2, 2, 2), (2, 2, 2))
+    found = np.zeros((2, 2, 2, 2), np.float32)
+    target = export.Probabilities(found, placement, 0, are_regions=True, temperatures=(1.0, 2.0))
+    exporter = Exporter(placement, 0, [target])
+    exporter.add(Slab(0, 0, 2, torch.full((2, 2, 2, 2), 2.0)))
+    assert np.allclose(found[0], 1 / (1 + np.exp(-2))) and np.allclose(found[1], 1 / (1 + np.exp(-1)))

@@ -125,7 +125,15 @@ def test_weights_of_another_network_are_refused(folder: Path):
 
 
 def test_a_fold_that_was_not_trained_is_refused(folder: Path):
-    assert "these folds" in refuse(folder, folds=[3]).message
+    error = refuse(folder, folds=[0, 3])
+    assert error.code == "UNKNOWN_FOLD" and "3" in error.message and error.hint.endswith(": 0")
+
+
+def test_a_folder_without_weights_is_damaged(folder: Path):
+    (folder / WEIGHTS).unlink()
+    sums = (folder / "SHA256SUMS").read_text().splitlines(keepends=True)
+    (folder / "SHA256SUMS").write_text("".join(line for line in sums if WEIGHTS not in line))
+    assert refuse(folder).code == "MODEL_DAMAGED"
 
 
 def test_several_folds_make_an_ensemble(folder: Path, tiny_run: Path):

@@ -12,7 +12,9 @@ from torch.nn import functional
 from medseg.core.errors import CheckpointError
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Volume
+from medseg.inference.backends.choose import choose_backend
 from medseg.inference.model import load_model
+from medseg.inference.modes import apply_mode
 from medseg.inference.nnunet.blending import FLOOR, blend_weights
 from medseg.inference.segment import Segmenter
 from medseg.inference.trained import TrainedModel
@@ -122,7 +124,7 @@ def test_folds_are_averaged_and_may_be_chosen(tmp_path: Path):
     (network,) = load_model(folder, CPU, folds=[1]).networks
     assert all(torch.equal(one[name], value) for name, value in network.state_dict().items())
     error = refuse(folder, folds=[3])
-    assert error.code == "MODEL_MISSING" and "fold_0, fold_1, fold_all" in error.hint
+    assert error.code == "UNKNOWN_FOLD" and "fold_0, fold_1, fold_all" in error.hint
 
 
 def test_without_numbered_folds_the_one_of_all_cases_is_used(tmp_path: Path):
@@ -187,7 +189,7 @@ def test_channels_of_one_name_are_told_apart(tmp_path: Path):
     assert channels["CT_1"].pattern == "*_0001.*"
 
 
-def test_a_cascade_takes_the_mask_of_its_first_stage(tmp_path: Path):
+def write_cascade(root: Path, **content: Any) -> Path:
     plans = make_plans(
         {
             "3d_fullres": make_configuration(),
@@ -195,8 +197,40 @@ def test_a_cascade_takes_the_mask_of_its_first_stage(tmp_path: Path):
             "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
         }
     )
-    write_results(tmp_path, "3d_lowres", plans=plans)
-    folder = write_results(tmp_path, "3d_cascade_fullres", plans=plans, n_inputs=3)
+    write_results(root, "3d_lowres", plans=plans, **content)
+    return write_results(root, "3d_cascade_fullres", plans=plans, n_inputs=3, **content)
+
+
+def test_the_first_stage_of_a_cascade_runs_in_the_mode_too(tmp_path: Path):
+    folder = write_cascade(tmp_path, folds=(0, 1), mirror_axes=(0, 1, 2))
+    model, _ = apply_mode(load_model(folder, CPU), "fast")
+    assert model.previous is not None and model.previous is model.prepare.previous
+    assert (len(model.previous.networks), model.previous.infer.mirror) == (1, False)
+    assert model.previous.infer.overlap == 0.25
+
+
+def test_the_first_stage_of_a_cascade_has_the_folds_that_were_chosen(tmp_path: Path):
+    folder = write_cascade(tmp_path, folds=(0, 1))
+    for model in (load_model(folder, CPU, folds=[1]), load_model(folder / "fold_1", CPU)):
+        first = model.previous
+        assert first is not None and len(first.networks) == 1
+        lowres = folder.with_name("nnUNetTrainer__nnUNetPlans__3d_lowres")
+        assert first.sha256 == load_model(lowres, CPU, folds=[1]).sha256
+
+
+def test_the_first_stage_of_a_cascade_runs_on_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(
+        "medseg.inference.segment.choose_backend",
+        lambda name, *rest, **more: asked.append(name) or choose_backend("torch", *rest, **more),
+    )
+    model = load_model(write_cascade(tmp_path), CPU)
+    Segmenter(model, model.infer, backend="openvino").model.preprocess(make_scan((8, 8, 4)))
+    assert asked == ["openvino", "openvino"]
+
+
+def test_a_cascade_takes_the_mask_of_its_first_stage(tmp_path: Path):
+    folder = write_cascade(tmp_path)
     model, scan = load_model(folder, CPU), make_scan((8, 8, 4))
     assert model.previous is not None and model.n_inputs == 3
     array, _ = model.preprocess(scan)

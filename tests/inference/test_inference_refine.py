@@ -1,5 +1,7 @@
 """Refine steps in a row, and what every entry of REFINE must do."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -56,6 +58,18 @@ def test_a_half_precision_image_will_do():
     probabilities, image = draw()
     found = apply_refine([step], probabilities, image.half(), GRID)
     assert torch.equal(found, step(probabilities, image.half().float(), GRID))
+
+
+def test_overlapping_regions_share_the_bound_of_time():
+    probabilities, image = draw(classes=2)
+    seen = []
+
+    def step(pair, image, geometry, *, max_pairs=8.0):
+        seen.append(max_pairs)
+        return pair
+
+    apply_refine([step, partial(step, max_pairs=6.0)], probabilities, image, GRID, overlapping=True)
+    assert seen == [4.0, 3.0, 4.0, 3.0]
 
 
 def test_overlapping_regions_are_refined_each_against_its_complement():

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,9 +53,18 @@ def trust() -> Trust:
     return fit_trust(witnesses, ["organ", "lesion"], IMAGE, is_regions=False)
 
 
-def judge(trust: Trust, sums: np.ndarray, image: tuple[float, float] = (0.0, 0.0), **options: bool) -> dict:
+def judge(trust: Trust, sums: np.ndarray, image: tuple[float, float] = (0.0, 0.0), **options: Any) -> dict:
     both = np.stack([sums, np.zeros(len(SUMS))])
     return judge_case(trust, ["1", "2"], both, np.array(image), voxel_mm3=2.0, **options)
+
+
+def test_another_modality_is_a_reason_where_both_are_known(trust: Trust):
+    learnt = replace(trust, modalities=("MR", "PT+CT"))
+    assert judge(learnt, make_sums(500, 0.85), modality="CT")["reasons"] == [
+        "the scan is CT; those of training were MR, PT+CT"
+    ]
+    for known, modality in ((learnt, "MR"), (learnt, ""), (trust, "CT")):
+        assert not judge(known, make_sums(500, 0.85), modality=modality)["look"]
 
 
 def test_a_usual_case_needs_no_look(trust: Trust):

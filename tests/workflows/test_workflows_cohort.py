@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from medseg.core.errors import ResourceError
+from medseg.core.errors import DataError, ResourceError
+from medseg.core.settings import Builder
 from medseg.data.cases import Case, make_id
 from medseg.inference.model import load_model
 from medseg.inference.segment import Segmenter
+from medseg.io import read_volume
 from medseg.workflows import infer as command
 from medseg.workflows import stages as module
 from medseg.workflows.foresight import OTHERS, Foresight, count_windows
@@ -183,6 +185,25 @@ def test_reading_and_writing_share_a_thread_on_a_cpu_and_with_dicom(segmenter: S
     assert command.count_lanes(segmenter, []) == 1
     assert command.count_lanes(Gpu(), [scan(images, IDS[0])]) == 2  # type: ignore[arg-type]
     assert command.count_lanes(Gpu(), [Case("a", (object(),))]) == 1  # type: ignore[arg-type]
+
+
+# ---- refinement ------------------------------------------------------------------------------------
+
+
+def test_a_case_that_would_take_too_long_to_refine_keeps_its_mask(
+    segmenter: Segmenter, images: Path, tmp_path: Path, whole: Path
+):
+    model, crf = segmenter.model, Builder(name="crf", options={"max_pairs": 1})
+    refining = Segmenter(model, model.infer.model_copy(update={"refine": (crf,)}))
+    with pytest.raises(DataError, match="pairs"):
+        refining.segment(*model.preprocess(read_volume(images / f"{IDS[0]}.nii.gz")))
+    stages = CaseStages(refining, [scan(images, IDS[0])], tmp_path)
+    result = stages.write(stages.predict(stages.read(0)))
+    ((code, message),) = result.warnings
+    assert (result.status, code) == ("done", "CRF_TOO_LARGE") and message.endswith("is not refined")
+    sidecar = json.loads((tmp_path / f"{IDS[0]}.json").read_text())
+    assert [row["code"] for row in sidecar["warnings"]] == [code]
+    assert (tmp_path / f"{IDS[0]}.nii.gz").read_bytes() == (whole / f"{IDS[0]}.nii.gz").read_bytes()
 
 
 # ---- shards ---------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from medseg.io.dicom import find_series
 from medseg.io.dicom.labels.rtstruct import read_rtstruct
 from medseg.io.dicom.labels.seg import read_seg
 from medseg.io.dicom.scan import Scan
+from medseg.workflows.run_folder import RunFolder
 from tests.dicom_cohort import write_dicom_cohort, write_scan
 from tests.dicom_files import AXIAL, ROOT, write_series
 from tests.dicom_planted import PATIENT_ID, Planted, is_in, plant
@@ -130,6 +131,10 @@ def test_the_rule_picks_the_series_and_its_structures(made: Path):
     references = (made / "RUN/store").glob("*/reference.nii.gz")
     stored = sorted(read_labels(path).array[::-1, ::-1].tobytes() for path in references)
     assert stored == sorted(make_case(number)[1].array.tobytes() for number in range(6))
+
+
+def test_the_check_notes_the_modality(made: Path):
+    assert set(RunFolder(made / "RUN").modalities().values()) == {"CT"}
 
 
 def test_ids_are_pseudonyms_and_the_same_everywhere(made: Path):

@@ -29,6 +29,7 @@ from medseg.postprocess import POSTPROCESS
 from medseg.workflows.export import describe_pipeline
 from medseg.workflows.runner import cleanup, main, resample, scans
 from tests.builders import STORAGES, make_data, make_plan, make_rotation, restore
+from tests.nnunet_folders import write_results
 from tests.tiny import document, hashes, make_case, medseg
 
 KINDS = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".pt"}
@@ -242,6 +243,13 @@ STEPS = [
     {"name": "remove_small_components", "options": {"min_volume_mm3": 3.0, "connectivity": 6}},
     {"name": "fill_holes", "options": {}},
     {"name": "fill_holes", "options": {"labels": [1], "max_volume_mm3": 1.0}},
+    {"name": "keep_inside", "options": {"inside": [1]}},
+    {"name": "keep_inside", "options": {"inside": [2], "distance_mm": 1.2, "labels": [1]}},
+    *({"name": "keep_touching", "options": {"touching": [1], "connectivity": n}} for n in (6, 18, 26)),
+    {
+        "name": "keep_touching",
+        "options": {"touching": [2], "distance_mm": 0.6, "labels": [1], "connectivity": 6},
+    },
 ]
 
 
@@ -260,12 +268,12 @@ def test_cleanup_is_that_of_medseg(step: dict, shape: tuple[int, int, int]):
             mask[:5][mask[:5] == 1] = 2
         expected = POSTPROCESS[step["name"]](mask, geometry, **step["options"])
         changed += int((expected != mask).sum())
-        assert np.array_equal(cleanup.clean(mask.copy(), [step], geometry.voxel_volume_mm3), expected)
+        assert np.array_equal(cleanup.clean(mask.copy(), [step], geometry.affine), expected)
     assert changed
 
 
 def test_an_empty_mask_stays_empty():
-    assert not cleanup.clean(np.zeros((2, 3, 4), np.uint16), STEPS, 1.0).any()
+    assert not cleanup.clean(np.zeros((2, 3, 4), np.uint16), STEPS, np.eye(4)).any()
 
 
 # ---- scans that the runner reads and refuses ----------------------------------------------------
@@ -328,6 +336,23 @@ def test_bad_scans_are_refused_and_the_others_go_on(
     for words in ("nan: some", "nowhere: the header", "two: 2 channels", "apart: the channels lie", "text: "):
         assert words in told.err
     assert told.out == "oblique: done\n" and [p.name for p in (tmp_path / "out").iterdir()] == [scan.name]
+
+
+def test_two_scans_of_one_id_are_refused_before_the_first(exported: Path, tmp_path, monkeypatch, capsys):
+    same = [str(tmp_path / name) for name in ("a/scan_0000.nii.gz", "b/scan.nii")]
+    with pytest.raises(SystemExit) as ended:
+        run_on(exported, monkeypatch, *same, out=tmp_path / "out")
+    assert ended.value.code == 2 and "called scan:" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_of_other_software_are_refused_with_the_reason(tmp_path: Path):
+    bundle = tmp_path / "bundle"
+    (bundle / "configs").mkdir(parents=True)
+    (bundle / "configs/metadata.json").write_text("{}")
+    for path, word in ((write_results(tmp_path), "nnU-Net's"), (bundle, "a MONAI bundle")):
+        result = medseg("export", "-m", path, "--to", "onnx", "-o", tmp_path / "out")
+        assert result.exit_code == 2 and "EXPORT_UNSUPPORTED" in result.stderr and word in result.stderr
 
 
 def test_a_damaged_folder_is_refused(exported: Path, scan: Path, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from medseg.workflows.run_folder import RunFolder
 from medseg.workflows.sidecar import find_model
 from medseg.workflows.tracked import closing, word_scores
 from medseg.workflows.tracked_evaluate import pick_worst
-from medseg.workflows.tracked_infer import describe_case
+from medseg.workflows.tracked_infer import describe_case, describe_trust
 from tests.tiny import IDS, document, medseg
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -267,9 +267,29 @@ def test_infer_tracks_nothing_unless_asked(tiny_run: Path, tiny_cohort: Path, tm
 
 
 def test_a_verdict_of_trust_is_a_column_with_its_reasons(tmp_path: Path):
-    case = CaseResult("a", "done", trust={"look": True, "reasons": ["small", "dark"]})
-    row = describe_case(case, tmp_path)
-    assert row == {"id": "a", "status": "done", "code": None, "look": "yes", "why": "small; dark"}
+    verdict = {"look": True, "reasons": ["small", "dark"], "outlier": {"distance": 3.2, "p": 0.04}}
+    row = describe_case(CaseResult("a", "done", trust={**verdict, "structures": {}}), tmp_path)
+    told = {"look": "yes", "why": "small; dark", "outlier distance": 3.2, "outlier p": 0.04}
+    assert row == {"id": "a", "status": "done", "code": None, **told}
+
+
+def test_what_trust_predicts_of_each_structure_is_in_columns():
+    names = ("dice", "dice_low", "dice_high", "volume_ml", "volume_ml_low", "volume_ml_high", "entropy")
+    organ = {"name": "organ", "confidence": 0.9, "disagreement": None, **dict(zip(names, range(7)))}
+    trust = {"outlier": {"distance": 1.0, "p": 0.5, "unusual": {}}, "structures": {"1": organ}}
+    found = {name.removeprefix("organ "): value for name, value in describe_trust(trust).items()}
+    assert found == {
+        "outlier distance": 1.0,
+        "outlier p": 0.5,
+        "predicted dice": 0,
+        "dice low": 1,
+        "dice high": 2,
+        "predicted ml": 3,
+        "ml low": 4,
+        "ml high": 5,
+        "entropy": 6,
+        "disagreement": None,
+    }
 
 
 def test_without_a_store_there_is_no_run_to_find(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -13,10 +13,13 @@ from scipy.special import softmax
 
 from medseg.config import Config, Region
 from medseg.core.errors import CheckpointError
+from medseg.core.files import write_csv
+from medseg.core.settings import Builder
 from medseg.inference.model import load_model
 from medseg.inference.segment import Segmenter
 from medseg.inference.trust.fit import load_trust
 from medseg.inference.trust.watch import name_structures
+from medseg.io import read_volume
 from medseg.metrics.case import CaseMetrics, LabelMetrics
 from medseg.workflows.model_folder import write_model
 from medseg.workflows.outputs import plan_outputs
@@ -105,6 +108,20 @@ def test_lost_records_are_made_again_bit_for_bit(calibrated: Path, tmp_path: Pat
     assert not (run.root / "trust.json").exists()  # six patients are too few
 
 
+def test_modalities_are_those_that_the_check_noted(calibrated: Path, tmp_path: Path):
+    run = RunFolder(Path(shutil.copytree(calibrated, tmp_path / "RUN")))
+    assert load_trust(run.root / "trust.json").modalities == () and set(run.modalities().values()) == {""}
+    rows = [
+        {"id": name, "patient": patient, "modality": "" if name == IDS[0] else "CT"}
+        for name, patient in run.patients().items()
+    ]
+    write_csv(run.check / "cases.csv", rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medseg.workflows.trust.MIN_PATIENTS", 6)
+        score(run.load_config(), run, progress=Progress(), report=Report("run"))
+    assert load_trust(run.root / "trust.json").modalities == ("CT",)
+
+
 def test_beside_ignored_voxels_nothing_is_learnt(calibrated: Path, tmp_path: Path):
     run = RunFolder(Path(shutil.copytree(calibrated, tmp_path / "RUN")))
     config = run.load_config()
@@ -137,6 +154,47 @@ def test_maps_lie_on_the_grid_of_the_scan(inferred: Path, tiny_cohort: Path, kin
     assert found.shape == scan.shape and np.array_equal(found.affine, scan.affine)
     values = found.get_fdata()
     assert 0 <= values.min() < values.max() <= 1
+
+
+def test_saved_probabilities_are_calibrated_and_the_mask_is_the_same(calibrated: Path, tiny_cohort: Path):
+    model = load_model(calibrated, CPU)
+    assert model.trust is not None
+    hot = replace(model, trust=replace(model.trust, temperatures=(2.0,)))
+    scan = read_volume(tiny_cohort / "imagesTr" / f"{IDS[0]}.nii.gz")
+    (mask, raw), (same, soft) = (
+        Segmenter(one, one.infer).segment(*one.preprocess(scan), with_probabilities=True)
+        for one in (replace(model, trust=None), hot)
+    )
+    assert raw is not None and soft is not None and np.array_equal(mask.array, same.array)
+    assert np.allclose(soft, softmax(np.log(raw) / 2, axis=0), atol=1e-5)
+    assert not np.allclose(soft, raw, atol=1e-3)
+
+
+def test_refined_probabilities_are_left_as_they_are(calibrated: Path):
+    model = load_model(calibrated, CPU)
+    refined = model.infer.model_copy(update={"refine": (Builder(name="crf"),)})
+    assert Segmenter(model, refined).temperatures == (1.0,)
+
+
+def test_the_sidecar_of_probabilities_tells_their_temperatures(
+    calibrated: Path, tiny_cohort: Path, tmp_path: Path
+):
+    image = tiny_cohort / "imagesTr" / f"{IDS[0]}.nii.gz"
+    done = medseg("infer", image, "-m", calibrated, "-o", tmp_path, "--save-probabilities", "--threads", "1")
+    assert done.exit_code == 0, done.stderr
+    sidecar = json.loads((tmp_path / f"{IDS[0]}.json").read_text())
+    assert sidecar["temperatures"] == json.loads((calibrated / "trust.json").read_text())["temperatures"]
+
+
+def test_folds_may_be_chosen_and_the_sidecar_names_them(calibrated: Path, tiny_cohort: Path, tmp_path: Path):
+    image, asked = tiny_cohort / "imagesTr" / f"{IDS[0]}.nii.gz", ("-m", calibrated, "-o", tmp_path)
+    done = medseg("infer", image, *asked, "--folds", "1,1", "--threads", "1")
+    assert done.exit_code == 0, done.stderr
+    settings = json.loads((tmp_path / f"{IDS[0]}.json").read_text())["settings"]
+    assert (settings["folds"], settings["networks"]) == ([1], 1)
+    for folds in ("1,7", "all"):
+        refused = medseg("infer", image, *asked, "--folds", folds, "--dry-run")
+        assert refused.exit_code == 2 and "UNKNOWN_FOLD" in refused.stderr
 
 
 def test_maps_go_when_they_are_no_longer_asked_for(

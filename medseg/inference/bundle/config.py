@@ -7,7 +7,7 @@ and `_target_` names what to call (https://docs.monai.io/en/stable/config_syntax
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from medseg.core.errors import CheckpointError
@@ -29,10 +29,32 @@ def refuse(what: str) -> CheckpointError:
 def find(tree: Tree, *places: str) -> Any:
     """Return the first entry that there is of `a` or `a::b`, or None."""
     for place in places:
-        found = _walk(tree, place)
+        found = _walk(tree, place, place)
         if found is not MISSING:
             return _follow(tree, found, place)
     return None
+
+
+def list_calls(
+    tree: Tree, entry: Any, where: str, idle: Sequence[str]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield name and entry of each transform of a `Compose` or a list; disabled and idle ones are left out.
+
+    Raises:
+        CheckpointError: BUNDLE_UNSUPPORTED where it is an expression, or something else.
+    """
+    steps = _follow(tree, entry, where)
+    if isinstance(steps, Mapping):
+        if target_of({"_target_": "Compose", **steps}) != "Compose" or "transforms" not in steps:
+            raise refuse(f"`{steps.get('_target_')}` for {where}")
+        steps = _follow(tree, steps["transforms"], where)
+    if not isinstance(steps, list):
+        raise refuse(f"the expression `{str(steps)[:60]}` for {where}")
+    for step in steps:
+        step = _follow(tree, step, where)
+        name = target_of(step)
+        if name not in idle and read_literal(tree, step.get("_disabled_", False), name) is not True:
+            yield name, step
 
 
 def read_literal(tree: Tree, value: Any, where: str) -> Any:
@@ -65,19 +87,21 @@ def target_of(entry: Any) -> str:
     return str(entry["_target_"]).rpartition(".")[2]
 
 
-def _follow(tree: Tree, value: Any, where: str) -> Any:
-    for _ in range(DEEPEST):
-        if not isinstance(value, str) or not value.startswith("@"):
-            return value
-        name, value = value, _walk(tree, value[1:])
+def _follow(tree: Tree, value: Any, where: str, left: int = DEEPEST) -> Any:
+    while isinstance(value, str) and value.startswith("@"):
+        if not left:
+            raise refuse(f"references in a circle for {where}")
+        left -= 1
+        name, value = value, _walk(tree, value[1:], where, left)
         if value is MISSING:
             raise refuse(f"the reference `{name}` for {where}")
-    raise refuse(f"references in a circle for {where}")
+    return value
 
 
-def _walk(tree: Tree, place: str) -> Any:
+def _walk(tree: Tree, place: str, where: str, left: int = DEEPEST) -> Any:
     found: Any = tree
     for part in re.split("::|#", place):
+        found = _follow(tree, found, where, left)
         if isinstance(found, Mapping) and part in found:
             found = found[part]
         elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):

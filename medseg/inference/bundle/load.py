@@ -14,6 +14,7 @@ from medseg.data.plan import Normalization, Plan
 from medseg.data.settings import Channel, Data, Region
 from medseg.inference.bundle.config import Tree, find, read_literal, refuse, target_of
 from medseg.inference.bundle.network import build_network, load_weights
+from medseg.inference.bundle.outputs import Outputs, read_outputs
 from medseg.inference.bundle.transforms import Preparation, read_preparation
 from medseg.inference.damage import damaged, read_tree
 from medseg.inference.nnunet.unpickle import load_checkpoint
@@ -46,16 +47,19 @@ def load_bundle(path: Path, device: torch.device) -> TrainedModel:
     tree, about = read_tree(config), read_tree(path / METADATA)
     network, options = build_network(tree)
     load_weights(network, load_checkpoint(path / WEIGHTS))
-    transforms = find(tree, "preprocessing::transforms", "validate::preprocessing::transforms")
-    preparation = read_preparation(tree, [] if transforms is None else transforms)
+    transforms = find(tree, "preprocessing", "validate::preprocessing")
+    if transforms is None:
+        raise refuse("a configuration without `preprocessing`")
+    preparation = read_preparation(tree, transforms)
+    outputs = read_outputs(tree, int(options["out_channels"]))
     patch, infer, is_gaussian = _read_inferer(tree, int(options["spatial_dims"]))
     files = [config, path / METADATA, path / WEIGHTS]
     digest = sha256_of([sha256_of_file(file) for file in files])
     return TrainedModel(
         str(about.get("name") or "MONAI bundle"),
-        _read_data(tree, about, options),
+        _read_data(about, options, outputs),
         _make_plan(int(options["spatial_dims"]), preparation, patch),
-        infer,
+        infer.model_copy(update={"postprocess": tuple(outputs.postprocess)}),
         (network.eval().to(device),),
         digest,
         digest,
@@ -85,7 +89,7 @@ def _read_inferer(tree: Tree, dims: int) -> tuple[tuple[int, int, int], Infer, b
         raise refuse(f"an overlap of {given['overlap']}") from error
 
 
-def _read_data(tree: Tree, about: Tree, options: Mapping[str, Any]) -> Data:
+def _read_data(about: Tree, options: Mapping[str, Any], outputs: Outputs) -> Data:
     """Return channels and labels from metadata.json."""
     network = about.get("network_data_format", {})
     try:
@@ -97,15 +101,14 @@ def _read_data(tree: Tree, about: Tree, options: Mapping[str, Any]) -> Data:
         raise damaged("`network_data_format` in metadata.json") from error
     if len(set(channels)) != n_inputs:
         channels = [f"image {index}" for index in range(n_inputs)]
-    if sorted(names) not in (list(range(n_outputs)), list(range(n_outputs + 1))):
+    # The background of a single structure has no output, but may have a name.
+    counts = {n_outputs, n_outputs + outputs.are_regions}
+    if sorted(names) not in [list(range(count)) for count in counts]:
         raise damaged("`channel_def` in metadata.json")
-    is_sigmoid = _is_sigmoid(tree)
-    if is_sigmoid and n_outputs > 1:
-        raise refuse("several outputs that may overlap, in an order that it does not say")
     labels = {value: name for value, name in names.items() if value}
-    if is_sigmoid and not labels:
+    if outputs.are_regions and not labels:
         labels = {1: names[0]}
-    regions = [Region(name=labels[1], covers=(1,), paints=1)] if is_sigmoid else []
+    regions = [Region(name=labels[1], covers=(1,), paints=1)] if outputs.are_regions else []
     try:
         return Data.model_validate(
             {
@@ -119,13 +122,6 @@ def _read_data(tree: Tree, about: Tree, options: Mapping[str, Any]) -> Data:
         )
     except ValidationError as error:
         raise refuse(f"labels that cannot be used: {error.errors()[0]['msg']}") from error
-
-
-def _is_sigmoid(tree: Tree) -> bool:
-    """Whether outputs are decided on one by one, by what follows the network."""
-    steps = find(tree, "postprocessing::transforms", "validate::postprocessing::transforms") or []
-    calls = [step for step in steps if isinstance(step, dict) and "_target_" in step]
-    return any(step.get("sigmoid") is True for step in calls if target_of(step) == "Activationsd")
 
 
 def _make_plan(dims: int, preparation: Preparation, patch: tuple[int, int, int]) -> Plan:

@@ -17,7 +17,7 @@ from medseg.core.geometry import Geometry
 from medseg.core.volume import Axes, Volume, canonical_axes, grid_on_axes, to_axes
 from medseg.data.preprocess import Placement, target_shape
 from medseg.data.resample import resample_image
-from medseg.inference.bundle.config import Tree, read_literal, refuse, target_of
+from medseg.inference.bundle.config import Tree, list_calls, read_literal, refuse
 
 Float = NDArray[np.float32]
 Change = Callable[[Float], Float]
@@ -97,17 +97,14 @@ def read_preparation(tree: Tree, transforms: Any) -> Preparation:
 
     Args:
         tree: The configuration that references look in.
-        transforms: Of `Compose`.
+        transforms: A `Compose`, or its list.
 
     Raises:
         CheckpointError: BUNDLE_UNSUPPORTED, with the transform or the option that is not known.
     """
     axcodes = ""
     steps: list[Spacing | Change] = []
-    for entry in transforms if isinstance(transforms, list) else [transforms]:
-        name = target_of(entry)
-        if name in IDLE or read_literal(tree, entry.get("_disabled_", False), name) is True:
-            continue
+    for name, entry in list_calls(tree, transforms, "preprocessing", IDLE):
         if name not in (*READERS, "Orientationd"):
             raise refuse(f"the transform `{name}`")
         given = {key: value for key, value in entry.items() if key not in NEUTRAL and key[0] != "_"}

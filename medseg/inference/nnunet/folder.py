@@ -27,7 +27,7 @@ class Results:
         """Return the checkpoints of the folds: of all but `fold_all`, unless there is no other.
 
         Raises:
-            CheckpointError: MODEL_MISSING.
+            CheckpointError: MODEL_MISSING; UNKNOWN_FOLD of `folds`.
         """
         found = {path.parent.name: path for path in sorted(self.folder.glob(f"fold_*/{CHECKPOINT}"))}
         numbered = [name for name in found if name != "fold_all"]
@@ -35,15 +35,16 @@ class Results:
         if folds is not None:
             chosen = [f"fold_{fold}" for fold in folds]
         if not chosen or any(name not in found for name in chosen):
+            wanted = ", ".join(chosen) or "any fold"
             raise CheckpointError(
-                f"there is no {CHECKPOINT} of {', '.join(chosen) if chosen else 'any fold'}",
+                f"there is no {CHECKPOINT} of {wanted} in {self.folder.name}",
                 hint=f"folds that have one: {', '.join(found) or 'none'}",
-                code="MODEL_MISSING",
+                code="MODEL_MISSING" if folds is None else "UNKNOWN_FOLD",
             )
         return [found[name] for name in chosen]
 
     def find_previous(self, configuration: str) -> Results:
-        """Return the results of the stage before, which lie beside these.
+        """Return the results of the stage before, which lie beside these, of the same fold.
 
         Raises:
             CheckpointError: MODEL_MISSING.
@@ -57,7 +58,7 @@ class Results:
                 hint=f"put the folder …__{configuration} beside this one",
                 code="MODEL_MISSING",
             )
-        return Results((same or before)[0])
+        return Results((same or before)[0], self.fold)
 
 
 def find_results(path: Path) -> Results | None:

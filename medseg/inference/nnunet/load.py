@@ -30,7 +30,7 @@ def load_results(results: Results, device: torch.device, folds: Sequence[int] | 
     Args:
         results: Of `find_results`.
         device: Where the networks go.
-        folds: Which; None: those that `results` names, or all.
+        folds: Which, in the first stage of a cascade too; None: those that `results` names, or all.
 
     Raises:
         CheckpointError: Missing, damaged, unsafe to read, or of a kind that is not supported.
@@ -42,7 +42,7 @@ def load_results(results: Results, device: torch.device, folds: Sequence[int] | 
     data = read_data(read_tree(results.folder / "dataset.json"), configuration.normalization_schemes)
     previous = None
     if configuration.previous_stage is not None:
-        previous = load_results(results.find_previous(configuration.previous_stage), device)
+        previous = load_results(results.find_previous(configuration.previous_stage), device, folds)
     n_inputs = len(data.channels) + (len(previous.data.labels) if previous else 0)
     networks = []
     for index, file in enumerate(files):

@@ -8,7 +8,7 @@ first of these, which is our last.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ class Preparation:
         schemes: Normalisation per channel.
         image, mask, logits: Resampling of each.
         previous: The model whose mask is an input too.
+        backend: That it runs on.
     """
 
     reader: str
@@ -53,6 +54,7 @@ class Preparation:
     mask: Resampling
     logits: Resampling
     previous: TrainedModel | None = None
+    backend: str = "torch"
 
     def __call__(self, volume: Volume) -> tuple[NDArray[np.float32], Placement]:
         """Return the (C, I, J, K) array that the networks take, and how to get back."""
@@ -129,7 +131,15 @@ class Preparation:
         from medseg.inference.segment import Segmenter  # which knows models, and this is part of one
 
         assert self.previous is not None
-        return Segmenter(self.previous, self.previous.infer)
+        return Segmenter(self.previous, self.previous.infer, backend=self.backend)
+
+
+def follow(model: TrainedModel, previous: TrainedModel, backend: str) -> TrainedModel:
+    """Return a cascade whose first stage is another one, or runs on another backend."""
+    assert isinstance(model.prepare, Preparation), "only nnU-Net has cascades"
+    return replace(
+        model, previous=previous, prepare=replace(model.prepare, previous=previous, backend=backend)
+    )
 
 
 def _target_shape(shape: Triple, spacing_mm: Sequence[float], target_mm: Sequence[float]) -> Triple:

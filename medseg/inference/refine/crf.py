@@ -70,7 +70,7 @@ def crf(
             others keep their probabilities, but act on their neighbours. None: all take part.
         certainty: Voxels whose highest probability is lower take part too.
         max_neighbours: Per kernel; more are thinned out evenly (`list_offsets`).
-        max_pairs: More pairs of a voxel and a neighbour are refused.
+        max_pairs: More pairs of a voxel and a neighbour are refused; `infer` then keeps the mask unrefined.
 
     Raises:
         ConfigError: CRF_OPTION, an impossible option.

@@ -49,12 +49,16 @@ class Figures:
 
 @dataclass(frozen=True)
 class Trust:
-    """What a calibrated model knows of its own reliability."""
+    """What a calibrated model knows of its own reliability.
+
+    `modalities` are those of the held-out scans, where DICOM told them: "CT", of several channels "PT+CT".
+    """
 
     temperatures: tuple[float, ...]
     structures: tuple[Structure, ...]
     outlier: Outlier
     figures: Figures
+    modalities: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of trust.json."""
@@ -65,6 +69,7 @@ class Trust:
             "figures": asdict(self.figures),
             "structures": [structure.to_json() for structure in self.structures],
             "outlier": self.outlier.to_json(),
+            "modalities": list(self.modalities),
         }
 
     @classmethod
@@ -75,6 +80,7 @@ class Trust:
             tuple(Structure.from_json(row) for row in tree["structures"]),
             Outlier.from_json(tree["outlier"]),
             Figures(**tree["figures"]),
+            tuple(tree.get("modalities", ())),  # models of earlier versions know none
         )
 
 
@@ -98,7 +104,12 @@ def load_trust(path: Path) -> Trust:
 
 
 def fit_trust(
-    witnesses: Sequence[Witness], names: Sequence[str], image_names: Sequence[str], *, is_regions: bool
+    witnesses: Sequence[Witness],
+    names: Sequence[str],
+    image_names: Sequence[str],
+    *,
+    is_regions: bool,
+    modalities: Sequence[str] = (),
 ) -> Trust:
     """Learn from out-of-fold cases, in at least two parts.
 
@@ -107,6 +118,7 @@ def fit_trust(
         names: Of the structures.
         image_names: Of `image.name_features`.
         is_regions: Whether structures overlap.
+        modalities: Of all scans whose header told it.
     """
     parts = [witness.part for witness in witnesses]
     features = np.stack([witness.image for witness in witnesses])
@@ -116,6 +128,7 @@ def fit_trust(
         fit_structures(witnesses, names),
         fit_outlier(features, np.array(parts), weights, image_names),
         measure_figures(witnesses, names, is_regions=is_regions),
+        tuple(sorted(set(modalities))),
     )
 
 

@@ -33,6 +33,7 @@ def judge_case(
     voxel_mm3: float,
     has_disagreement: bool = False,
     is_picture: bool = False,
+    modality: str = "",
 ) -> dict[str, Any]:
     """Return what a sidecar holds under "trust".
 
@@ -44,9 +45,12 @@ def judge_case(
         voxel_mm3: Of the preprocessed grid.
         has_disagreement: Whether several networks or mirrorings were compared.
         is_picture: Whether pixels have no size, and so structures no volume.
+        modality: Of the scan, as in `Trust.modalities`; "" where it is not known.
     """
     distance, p, unusual = trust.outlier.judge(image_P)
     reasons = [_word_outlier(p, unusual)] if p <= ALPHA else []
+    if modality and trust.modalities and modality not in trust.modalities:
+        reasons.insert(0, f"the scan is {modality}; those of training were {', '.join(trust.modalities)}")
     told = {}
     for value, structure, sums in zip(values, trust.structures, sums_LS, strict=True):
         told[value] = _describe(structure, sums, voxel_mm3, is_picture=is_picture)

@@ -68,8 +68,12 @@ class Watch:
         """Of `image.describe_image`."""
         return describe_image(self._image, self.placement)
 
-    def judge(self) -> dict[str, Any] | None:
-        """Return what the sidecar holds under "trust"; None where the model is not calibrated."""
+    def judge(self, modality: str = "") -> dict[str, Any] | None:
+        """Return what the sidecar holds under "trust"; None where the model is not calibrated.
+
+        Args:
+            modality: Of the scan, where its header tells it.
+        """
         if self.model.trust is None:
             return None
         return judge_case(
@@ -80,4 +84,5 @@ class Watch:
             voxel_mm3=self.placement.grid.voxel_volume_mm3,
             has_disagreement=self.observer.has_disagreement,
             is_picture=self.placement.original.is_picture,
+            modality=modality,
         )

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .scans import find_spacing
+
 Array = NDArray[Any]
 CLOSE = 1e-6  # relative: a volume of exactly a threshold is not lost to rounding
 
@@ -71,7 +73,12 @@ def is_exempt(owners: Array, labels: Any) -> Array:
 
 
 def fill_holes(
-    mask: Array, voxel_mm3: float, max_volume_mm3: float | None = None, labels: Any = None, flat: Any = ()
+    mask: Array,
+    voxel_mm3: float,
+    max_volume_mm3: float | None = None,
+    labels: Any = None,
+    flat: Any = (),
+    **_: Any,
 ) -> Array:
     """Give background that a single label encloses this label; `flat`: axes of one voxel have no border."""
     numbers, sizes, owners = find_components((mask == 0).astype(np.uint8), 6)
@@ -93,18 +100,70 @@ def fill_holes(
     return np.where(is_cavity[numbers], fill[numbers], mask)
 
 
+def keep_inside(mask: Array, _: float, inside: Any, labels: Any = None, **options: Any) -> Array:
+    """Set voxels to background that are neither in the filled mask of some labels nor near it."""
+    judged = choose(mask, labels)
+    return np.where(judged & ~find_near(mask, inside, **options), 0, mask)
+
+
+def keep_touching(
+    mask: Array, _: float, touching: Any, labels: Any = None, connectivity: int = 26, **options: Any
+) -> Array:
+    """Set components to background that neither touch the filled mask of some labels nor come near it."""
+    numbers, sizes, owners = find_components(mask, connectivity)
+    near = find_near(mask, touching, connectivity, **options)
+    stays = np.zeros(len(sizes), bool)
+    stays[numbers[near & choose(mask, labels)]] = True
+    return np.asarray(np.where(stays | is_exempt(owners, labels), owners, 0)[numbers])
+
+
+def choose(mask: Array, labels: Any) -> Array:
+    """Return which voxels a step works on."""
+    return np.asarray(mask != 0 if labels is None else np.isin(mask, [n for n in labels if n]))
+
+
+def find_near(
+    mask: Array,
+    anchors: Any,
+    connectivity: int = 0,
+    distance_mm: float = 0.0,
+    flat: Any = (),
+    spacing_mm: Sequence[float] = (),
+) -> Array:
+    """Return which voxels lie in the filled mask of labels, touch it (0: none do), or are near it."""
+    place = np.isin(mask, [n for n in anchors if n])
+    place = fill_holes(place.astype(np.uint8), 1.0, flat=flat) != 0
+    near, reach = place.copy(), {0: 0, 6: 1, 18: 2, 26: 3}[connectivity]
+    for step in product((-1, 0, 1), repeat=3):
+        if 0 < sum(map(abs, step)) <= reach:
+            here, there = pair_up(step)
+            near[here] |= place[there]
+    square = np.where(place, 0.0, np.inf)  # of the distance, exact as far as it matters: axis by axis
+    for axis, mm in enumerate(spacing_mm):
+        before = np.moveaxis(square.copy(), axis, 0)
+        after = np.moveaxis(square, axis, 0)
+        for n in range(1, min(int(distance_mm / mm * (1 + CLOSE)), mask.shape[axis] - 1) + 1):
+            np.minimum(after[n:], before[:-n] + (n * mm) ** 2, out=after[n:])
+            np.minimum(after[:-n], before[n:] + (n * mm) ** 2, out=after[:-n])
+    return np.asarray(near | (square <= (distance_mm * (1 + CLOSE)) ** 2))
+
+
 STEPS: dict[str, Callable[..., Array]] = {
     "keep_largest": keep_largest,
     "remove_small_components": remove_small_components,
     "fill_holes": fill_holes,
+    "keep_inside": keep_inside,
+    "keep_touching": keep_touching,
 }
 
 
-def clean(mask: Array, steps: Sequence[Any], voxel_mm3: float) -> Array:
+def clean(mask: Array, steps: Sequence[Any], affine: Array) -> Array:
     """Run the steps, in the box around all labels: nothing beyond it changes."""
+    voxel_mm3, spacing_mm = float(abs(np.linalg.det(affine[:3, :3]))), find_spacing(affine)
     flat = [axis for axis in range(3) if mask.shape[axis] == 1]
     for step in steps:
         if mask.any():
             box = tuple(slice(int(line.min()), int(line.max()) + 1) for line in np.nonzero(mask))
-            mask[box] = STEPS[step["name"]](mask[box], voxel_mm3, flat=flat, **step["options"])
+            run = STEPS[step["name"]]
+            mask[box] = run(mask[box], voxel_mm3, flat=flat, spacing_mm=spacing_mm, **step["options"])
     return mask

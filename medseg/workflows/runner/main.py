@@ -23,7 +23,8 @@ Array = NDArray[Any]
 USAGE = """Segment NIfTI scans with the model in this folder, as `medseg infer` does, but without medseg.
 
 SCAN is a .nii or .nii.gz file; the channels of one scan are one 4D file, or files joined by commas.
-The mask is OUT/<id>.nii.gz, on the scan's own grid. All numbers are read from pipeline.json.
+The mask is OUT/<id>.nii.gz, on the scan's own grid; the id is the file's name without `_0000`.
+All numbers are read from pipeline.json.
 """
 
 
@@ -60,7 +61,7 @@ def segment(array: Array, affine: Array, pipeline: Any, networks: Sequence[Netwo
             inside[score > best] = index
             np.maximum(best, score, out=best)
     mask = np.array(pipeline["class_values"], np.uint16)[way.leave(classes)]
-    mask = clean(mask, pipeline["postprocess"], float(abs(np.linalg.det(affine[:3, :3]))))
+    mask = clean(mask, pipeline["postprocess"], affine)
     return mask.astype(np.uint8) if mask.max() < 256 else mask
 
 
@@ -72,6 +73,12 @@ def check_folder(folder: Path) -> None:
             raise RefusedError(f"{name} does not match its checksum: copy the folder again")
 
 
+def name_scan(scan: str) -> str:
+    """Return the id of a scan: the name of its first file, without the number of its channel."""
+    name = Path(scan.partition(",")[0]).name.removesuffix(".gz").removesuffix(".nii")
+    return name.removesuffix("_0000") or name
+
+
 def main(folder: Path) -> int:
     """Segment every scan; 0: all done, 3: some were refused."""
     parser = argparse.ArgumentParser(description=USAGE, formatter_class=argparse.RawTextHelpFormatter)
@@ -79,17 +86,17 @@ def main(folder: Path) -> int:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
+    names = [name_scan(scan) for scan in options.scans]
+    if twice := {name for name in names if names.count(name) > 1}:
+        parser.error(f"several scans are called {min(twice)}: run them into folders of their own")
     check_folder(folder)
     pipeline = json.loads((folder / "pipeline.json").read_text())
     networks = [load_network(folder / name, options.threads) for name in pipeline["networks"]]
     options.out.mkdir(parents=True, exist_ok=True)
     refused = 0
-    for scan in options.scans:
-        files = scan.split(",")
-        name = Path(files[0]).name.removesuffix(".gz").removesuffix(".nii")
-        name = name.removesuffix("_0000") if len(files) > 1 else name
+    for scan, name in zip(options.scans, names):
         try:
-            array, affine, header = read_scan(files)
+            array, affine, header = read_scan(scan.split(","))
             mask = segment(array, affine, pipeline, networks)
             write_mask(options.out / f"{name}.nii.gz", mask, header)
             print(f"{name}: done")
