@@ -111,7 +111,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def list_masks(folder: Path) -> list[Path]:
-    """Return the visible image files directly in `folder` but for the maps that `infer` writes beside masks."""
+    """Return the visible image files directly in `folder` but for the maps that `infer` adds to masks."""
     return [path for path in list_images(folder) if not stem(path).endswith(MAPS)]
 
 
