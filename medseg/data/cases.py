@@ -26,7 +26,7 @@ Key = Callable[[], bytes]
 SAFE_ID = re.compile(r"[^A-Za-z0-9._+-]")
 RESERVED = re.compile(r"report(_\d+_of_\d+)?")  # report.json stands beside the cases' own files
 IN_ORDER = "(in the order of the list, or of the file names)"
-MAPS = ("_prob", "_entropy", "_disagreement")  # <id>_prob.nii.gz holds the probabilities of <id>
+MAPS = ("_prob", "_entropy", "_disagreement")  # <id>_prob.nii.gz is of <id>; `infer` writes them
 
 
 @dataclass(frozen=True)

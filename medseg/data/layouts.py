@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from medseg.core.errors import ConfigError, DataError
 from medseg.core.select import suggest
 from medseg.data.cases import (
+    MAPS,
     Case,
     Key,
     assign_groups,
@@ -107,6 +108,11 @@ def channel_files(
 def list_images(folder: Path) -> list[Path]:
     """Return the visible image files directly in `folder`."""
     return [path for path in sorted(folder.iterdir()) if is_image(path) and not path.name.startswith(".")]
+
+
+def list_masks(folder: Path) -> list[Path]:
+    """Return the visible image files directly in `folder` but for the maps that `infer` adds to masks."""
+    return [path for path in list_images(folder) if not stem(path).endswith(MAPS)]
 
 
 def pick_channels(folder: Path, settings: Data, exclude: Path | None = None) -> tuple[Path, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medseg.core.errors import ConfigError, DataError
 from medseg.data.cases import make_id
-from medseg.data.layouts import list_images
+from medseg.data.layouts import list_images, list_masks
 from medseg.io import stem
 from medseg.workflows.report import CaseResult, Report
 
@@ -123,7 +123,7 @@ def pair_files(reference: Path, predicted: Path, report: Report) -> Pairs:
                 "give two files or two folders of masks", hint="check both paths", code="INPUT_MISSING"
             )
     references = _index(list_images(reference))
-    masks = _index([path for path in list_images(predicted) if not stem(path).endswith("_prob")])
+    masks = _index(list_masks(predicted))
     for name in sorted(references.keys() - masks.keys()):
         report.add(CaseResult(name, "rejected", "PREDICTION_MISSING", NO_PARTNER, "predict it too"))
     pairs = {name: (references[name], masks[name]) for name in sorted(references.keys() & masks.keys())}

@@ -21,7 +21,7 @@ from medseg.core.geometry import Geometry
 from medseg.core.volume import Labels, Volume, canonical_axes, grid_on_axes, view_axes
 from medseg.data.cases import Case, make_id, pseudonymize, read_key
 from medseg.data.inputs import find_inputs
-from medseg.data.layouts import find_cohort, list_images
+from medseg.data.layouts import find_cohort, list_masks
 from medseg.data.loading import load_image
 from medseg.data.settings import Channel as ChannelSettings
 from medseg.data.settings import Data
@@ -32,7 +32,6 @@ from medseg.tracking.review import Channel, Entry, Scene
 NUMBERS = ("dice", "iou", "precision", "recall", "nsd", "hd95_mm", "assd_mm")
 VOLUMES = ("volume_reference_ml", "volume_predicted_ml", "volume_error_ml")
 UNSHOWN = "The page shows masks only: no image was given."
-OWN_MAPS = ("_prob", "_entropy", "_disagreement")  # of probabilities, beside the mask of the same id
 
 
 @dataclass
@@ -170,9 +169,7 @@ def index_masks(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise ConfigError("there is no such folder of masks", hint="check the path", code="INPUT_MISSING")
     found: dict[str, Path] = {}
-    for path in list_images(folder):
-        if stem(path).endswith(OWN_MAPS):
-            continue
+    for path in list_masks(folder):
         if (name := make_id(stem(path))) in found:
             raise DataError(f"two masks have the id `{name}`", hint="remove one of them", code="DUPLICATE_ID")
         found[name] = path

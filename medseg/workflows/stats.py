@@ -13,7 +13,7 @@ from medseg.core.errors import ConfigError, DataError, GeometryError
 from medseg.core.files import make_folder, write_csv
 from medseg.core.volume import Labels, Volume
 from medseg.data.cases import make_id
-from medseg.data.layouts import list_images
+from medseg.data.layouts import list_masks
 from medseg.io import read_labels, read_volume, stem
 from medseg.metrics.structure import (
     DEFINITIONS,
@@ -82,7 +82,7 @@ def measure_masks(
 
 
 def find_files(place: Path, what: str) -> dict[str, Path]:
-    """Return case id -> file, of one file or of those in a folder; maps of probability are not masks.
+    """Return case id -> file, of one file or of those in a folder; maps of `infer` are no masks.
 
     Raises:
         ConfigError: INPUT_MISSING.
@@ -92,7 +92,7 @@ def find_files(place: Path, what: str) -> dict[str, Path]:
         raise ConfigError(
             f"there is no file or folder of {what}", hint="check the path", code="INPUT_MISSING"
         )
-    files = [place] if place.is_file() else [p for p in list_images(place) if not stem(p).endswith("_prob")]
+    files = [place] if place.is_file() else list_masks(place)
     if not files:
         raise DataError(f"the folder holds no {what}", hint="see docs/data.md for formats", code="NO_CASES")
     return _index((make_id(stem(path)), path) for path in files)

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from medseg.core.errors import ConfigError, DataError
-from medseg.data.layouts import LAYOUTS, channel_files, find_cohort
+from medseg.data.cases import MAPS
+from medseg.data.layouts import LAYOUTS, channel_files, find_cohort, list_masks
 from tests.builders import make_data
 from tests.dicom_files import write_series
 
@@ -423,3 +424,8 @@ def test_a_group_pattern_that_misses_an_id_is_refused(tmp_path):
 def test_a_group_pattern_that_cannot_name_a_patient_is_refused(pattern):
     with pytest.raises(ValueError, match="group_pattern"):
         make_data(group_pattern=pattern)
+
+
+def test_masks_are_the_visible_images_but_for_maps_of_infer(tmp_path):
+    touch(tmp_path, "b.nii.gz", "a_prob_.png", ".c.nii", "d.json", *(f"b{kind}.nii.gz" for kind in MAPS))
+    assert [path.name for path in list_masks(tmp_path)] == ["a_prob_.png", "b.nii.gz"]

@@ -117,8 +117,9 @@ def test_an_image_on_another_grid_or_none_rejects_the_case(cohort):
     assert [case["code"] for case in tree["cases"]] == ["GRID_MISMATCH", "IMAGE_MISSING"]
 
 
-def test_a_map_of_probabilities_beside_the_masks_is_none_of_them(cohort):
-    (cohort / "masks" / "a_prob.nii.gz").write_bytes(b"not read")
+@pytest.mark.parametrize("name", ["a_prob", "a_entropy", "a_disagreement"])
+def test_a_map_that_infer_writes_beside_a_mask_is_no_mask(name, cohort):
+    (cohort / "masks" / f"{name}.nii.gz").write_bytes(b"not read")
 
     assert medseg("stats", cohort / "masks", "-q").exit_code == 0
 
