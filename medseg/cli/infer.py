@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -103,7 +102,17 @@ def infer(
         wanted = Wanted(series, volume, allow_tilt, allow_resample_z, slice_thickness)
         progress, part = make_progress(quiet=quiet), parse_shard(shard)
         if dry_run:
-            machine = Machine(device, threads, memory_gb, trust_code, mode, part, backend, save_uncertainty)
+            machine = Machine(
+                device,
+                threads,
+                memory_gb,
+                trust_code,
+                mode,
+                part,
+                backend,
+                save_uncertainty,
+                save_probabilities,
+            )
             announce(inputs, model, out, wanted, report, progress, machine)
             return
         from medseg.workflows.infer import infer as work
@@ -147,6 +156,7 @@ class Machine:
     shard: Shard
     backend: str
     save_uncertainty: bool
+    save_probabilities: bool
 
 
 def announce(
@@ -168,18 +178,24 @@ def announce(
     from medseg.inference.modes import apply_mode
     from medseg.inference.network import choose_device
     from medseg.workflows.foresight import Foresight
-    from medseg.workflows.infer import make_segmenter, may_overlap
+    from medseg.workflows.infer import make_segmenter, may_overlap, raise_if_too_large
+    from medseg.workflows.machine import count_cores
     from medseg.workflows.report import CaseResult
 
     device = choose_device(machine.device or "auto")
-    torch.set_num_threads(machine.threads or os.cpu_count() or 1)
+    torch.set_num_threads(machine.threads or count_cores())
     model, _ = apply_mode(load_model(model_path, device, trust_code=machine.trust_code), machine.mode)
     key = peek_key(find_key())
     cases = machine.shard.take(find_inputs(inputs, model.data, lambda: key, wanted))
-    has_maps = machine.save_uncertainty
-    segmenter = make_segmenter(model, machine.backend, cases, save_uncertainty=has_maps)
-    overlaps = may_overlap(segmenter)
-    foresee = Foresight(segmenter, machine.memory_gb, progress.say, overlaps=overlaps, has_maps=has_maps)
+    segmenter = make_segmenter(model, machine.backend, cases, save_uncertainty=machine.save_uncertainty)
+    foresee = Foresight(
+        segmenter,
+        machine.memory_gb,
+        progress.say,
+        overlaps=may_overlap(segmenter),
+        has_maps=machine.save_uncertainty,
+        has_probabilities=machine.save_probabilities,
+    )
     forecasts = {}
     for before, case, after in zip([None, *cases], cases, [*cases[1:], None]):
         try:
@@ -190,3 +206,4 @@ def announce(
             report.add(CaseResult.of_error(case.id, error, "failed"))
     report.extra["dry_run"] = {"cases": len(cases), "peak_mb": forecasts}
     progress.say(f"dry run: {len(cases) - len(report.cases)} masks would be written below {out}")
+    raise_if_too_large(report)
