@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -108,7 +107,16 @@ def infer(
         progress, part, chosen = make_progress(quiet=quiet), parse_shard(shard), parse_folds(folds)
         if dry_run:
             machine = Machine(
-                device, threads, memory_gb, trust_code, mode, chosen, part, backend, save_uncertainty
+                device,
+                threads,
+                memory_gb,
+                trust_code,
+                mode,
+                chosen,
+                part,
+                backend,
+                save_uncertainty,
+                save_probabilities,
             )
             announce(inputs, model, out, wanted, report, progress, machine)
             return
@@ -155,6 +163,7 @@ class Machine:
     shard: Shard
     backend: str
     save_uncertainty: bool
+    save_probabilities: bool
 
 
 def announce(
@@ -176,19 +185,25 @@ def announce(
     from medseg.inference.modes import apply_mode
     from medseg.inference.network import choose_device
     from medseg.workflows.foresight import Foresight
-    from medseg.workflows.infer import make_segmenter, may_overlap
+    from medseg.workflows.infer import make_segmenter, may_overlap, raise_if_too_large
+    from medseg.workflows.machine import count_cores
     from medseg.workflows.report import CaseResult
 
     device = choose_device(machine.device or "auto")
-    torch.set_num_threads(machine.threads or os.cpu_count() or 1)
+    torch.set_num_threads(machine.threads or count_cores())
     loaded = load_model(model_path, device, machine.folds, trust_code=machine.trust_code)
     model, _ = apply_mode(loaded, machine.mode)
     key = peek_key(find_key())
     cases = machine.shard.take(find_inputs(inputs, model.data, lambda: key, wanted))
-    has_maps = machine.save_uncertainty
-    segmenter = make_segmenter(model, machine.backend, cases, save_uncertainty=has_maps)
-    overlaps = may_overlap(segmenter)
-    foresee = Foresight(segmenter, machine.memory_gb, progress.say, overlaps=overlaps, has_maps=has_maps)
+    segmenter = make_segmenter(model, machine.backend, cases, save_uncertainty=machine.save_uncertainty)
+    foresee = Foresight(
+        segmenter,
+        machine.memory_gb,
+        progress.say,
+        overlaps=may_overlap(segmenter),
+        has_maps=machine.save_uncertainty,
+        has_probabilities=machine.save_probabilities,
+    )
     forecasts = {}
     for before, case, after in zip([None, *cases], cases, [*cases[1:], None]):
         try:
@@ -199,3 +214,4 @@ def announce(
             report.add(CaseResult.of_error(case.id, error, "failed"))
     report.extra["dry_run"] = {"cases": len(cases), "peak_mb": forecasts}
     progress.say(f"dry run: {len(cases) - len(report.cases)} masks would be written below {out}")
+    raise_if_too_large(report)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from medseg.core.errors import ConfigError, ResourceError
 from medseg.core.select import select, suggest
@@ -39,6 +40,31 @@ def small_window(plan: Plan) -> tuple[int, int, int]:
     total = (prod(steps) for steps in zip(*plan.strides, strict=True))
     i, j, k = (min(edge, 2 * step) for edge, step in zip(plan.patch, total, strict=True))
     return i, j, k
+
+
+@torch.inference_mode()
+def count_values(network: nn.Module, window_BC: Tensor) -> int:
+    """Return how many numbers a forward pass holds, generously: no layer's output is freed before the end.
+
+    To them come the input of the largest convolution, unfolded, as torch does it where it has no faster way.
+    """
+    made, unfolded = 0, 0
+
+    def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal made, unfolded
+        if isinstance(output, Tensor) and not any(module.children()):
+            made += output.numel()
+            if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+                row = module.in_channels // module.groups * prod(module.kernel_size)
+                unfolded = max(unfolded, row * output[0, 0].numel() * len(output))
+
+    handles = [module.register_forward_hook(note) for module in network.modules()]
+    try:
+        network(window_BC)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return made + unfolded
 
 
 def build_network(model: Builder, plan: Plan, n_channels: int, n_classes: int) -> nn.Module:

@@ -126,6 +126,11 @@ class Ensemble:
                 held.add(view().float())
             return held.compare(self.activation, self.head)
 
+    @property
+    def n_views(self) -> int:
+        """Members times mirrorings."""
+        return len(self.members) * len(self._flips())
+
     def _flips(self) -> list[tuple[int, ...]]:
         axes = self.mirror_axes
         return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]

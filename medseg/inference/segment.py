@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from medseg.data.preprocess import Placement
 from medseg.inference.backends.choose import choose_backend
 from medseg.inference.export import Exporter, Mask, Probabilities, Release
 from medseg.inference.head import Head, split_head
-from medseg.inference.network import small_window
+from medseg.inference.network import count_values, small_window
 from medseg.inference.nnunet.preparation import follow
 from medseg.inference.predict import Ensemble, Slab, collect, stream_logits
 from medseg.inference.refine import REFINE, apply_refine
@@ -94,6 +95,18 @@ class Segmenter:
         head = self.ensemble.head
         count = self.model.data.n_outputs if head is None else head.weight.shape[1]
         return count + (self.ensemble.activation is not None)
+
+    @cached_property
+    def window_mb_at_most(self) -> float:
+        """MB that a window takes in the network, generously, told by a small one; on a GPU none of ours."""
+        if self.device.type != "cpu":
+            return 0.0
+        plan, ensemble = self.model.plan, self.ensemble
+        small, voxels = small_window(plan), prod(plan.patch)
+        window = torch.zeros((1, self.model.n_inputs, *small[: plan.dims]))
+        inside = count_values(self.model.networks[0], window) * voxels / prod(small)
+        outputs = 2 + (ensemble.n_views if ensemble.activation else 0)
+        return 4 * (2 * inside + outputs * self.n_values * voxels) / (1 << 20)
 
     def plan(self, shape: Sequence[int], box: Box | None = None) -> WindowPlan:
         """Return the windows of a preprocessed (I, J, K) image, or of a box in it."""

@@ -87,5 +87,5 @@ class Views:
         values = np.empty((features, part.stop - part.start, *plane), np.float32)
         for feature, content in enumerate(values):  # not mapped: the system maps more than is looked at
             at = ((view * batch + row) * features + feature) * planes + part.start
-            os.preadv(self._file.fileno(), [content], 4 * at * prod(plane))
+            os.preadv(self._file.fileno(), [content.data], 4 * at * prod(plane))
         return torch.from_numpy(values)

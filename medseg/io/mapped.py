@@ -62,7 +62,7 @@ class Mapped:
         block = np.empty((len(lines), count, columns), "<u2")
         for line, content in zip(lines, block):
             at = ((line * channels + channel) * rows + first) * columns
-            os.preadv(self._file.fileno(), [content], 2 * at)
+            os.preadv(self._file.fileno(), [content.data], 2 * at)
         order = {0: (1, 2, 0), 1: (1, 0, 2), 2: (0, 1, 2)}[self._slowest]
         return np.ascontiguousarray(block.transpose(order)).data.cast("B")
 

@@ -8,7 +8,6 @@ command again does not measure again.
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +28,7 @@ from medseg.train.precision import choose_precision, use_fast_kernels
 from medseg.train.probe import Cost, climb, limit_device, measure, peak_mb
 from medseg.train.state import start_state
 from medseg.workflows.fold import Fold, make_job, make_network, name_ends
+from medseg.workflows.machine import count_cores
 from medseg.workflows.progress import Progress
 from medseg.workflows.run_folder import RunFolder
 
@@ -53,7 +53,7 @@ class Trial:
     cap_mb: float
 
     def __call__(self) -> Cost:
-        torch.set_num_threads(self.config.threads or os.cpu_count() or 1)
+        torch.set_num_threads(self.config.threads or count_cores())
         device = choose_device(self.config.device)
         limit_device(device, self.cap_mb)
         use_fast_kernels(device)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache
 
 from medseg.core.errors import MedsegError
 from medseg.data.cases import Case
 from medseg.data.loading import load_image
-from medseg.inference.forecast import Forecast, Job, choose_way, make_job, measure_windows
+from medseg.inference.forecast import (
+    Forecast,
+    Job,
+    choose_way,
+    forecast,
+    make_job,
+    measure_windows,
+    read_rss_mb,
+)
 from medseg.inference.segment import Segmenter
 from medseg.inference.trained import TrainedModel
 from medseg.inference.windows import plan_windows
@@ -18,7 +26,7 @@ from medseg.workflows.machine import find_memory
 
 TOO_LARGE = "INFER_MEMORY"
 OTHERS = "other cases"  # the part of a forecast that neighbours in flight take
-SPARE = 0.5  # of the free memory that neighbours may take where no limit is given
+ROOM, SPARE = 0.9, 0.5  # of the free memory, where no limit is given: for all, and for neighbours
 
 
 def count_windows(model: TrainedModel, cases: Sequence[Case]) -> int:
@@ -40,10 +48,11 @@ class Foresight:
 
     Args:
         segmenter: Of the model.
-        memory_gb: What a case and its neighbours may take; None: no limit.
+        memory_gb: What a case and its neighbours may take; None: most of what is free, where that is known.
         tell: Gets a line a case.
         overlaps: Whether neighbours may be in memory beside a case, where there is room.
         has_maps: Whether maps of uncertainty are written too.
+        has_probabilities: Whether probabilities are.
     """
 
     def __init__(
@@ -54,12 +63,17 @@ class Foresight:
         *,
         overlaps: bool = False,
         has_maps: bool = False,
+        has_probabilities: bool = False,
     ) -> None:
         self._segmenter = segmenter
-        self._cap_mb = None if memory_gb is None else memory_gb * 1024
+        self._is_asked = memory_gb is not None
+        self._free_mb = find_memory()[1] * 1024
+        self._cap_mb = memory_gb * 1024 if memory_gb is not None else None
+        if not self._is_asked and self._free_mb > 0:
+            self._cap_mb = read_rss_mb() + ROOM * self._free_mb
         self._tell = tell
         self._windows_mb = cache(self._measure)
-        self._overlaps, self._has_maps = overlaps, has_maps
+        self._overlaps, self._has_maps, self._has_probabilities = overlaps, has_maps, has_probabilities
         self._seen: dict[str, tuple[Job, Forecast] | MedsegError | OSError] = {}
 
     def __call__(self, case: Case, before: Case | None = None, after: Case | None = None) -> Forecast:
@@ -100,8 +114,21 @@ class Foresight:
         if case.error is not None or not case.images:
             load_image(case, len(model.data.channels))  # says what is wrong
         scan = case.images[0]
-        job = make_job(read_geometry(scan), model, read_voxel_bytes(scan), has_maps=self._has_maps)
-        return job, choose_way(self._segmenter, job, self._cap_mb, self._windows_mb)
+        job = make_job(
+            read_geometry(scan),
+            model,
+            read_voxel_bytes(scan),
+            has_maps=self._has_maps,
+            has_probabilities=self._has_probabilities,
+        )
+        if not self._is_asked and self._tell is None:  # measuring takes the time of some windows
+            rough = forecast(self._segmenter, job, self._segmenter.way, self._bound)
+            if self._cap_mb is None or rough.peak_mb <= self._cap_mb:
+                return job, rough
+        return job, choose_way(self._segmenter, job, self._cap_mb, self._windows_mb, is_asked=self._is_asked)
+
+    def _bound(self, count: int) -> float:
+        return count * self._segmenter.window_mb_at_most
 
     def _add_others(self, own: Forecast, before: Case | None, after: Case | None) -> Forecast:
         """Count the case that is read ahead and the one that is being written, if there is room for both."""
@@ -117,16 +144,9 @@ class Foresight:
         shared = replace(
             own, parts_mb={**own.parts_mb, OTHERS: others_mb}, writing_mb=own.writing_mb + others_mb
         )
-        if self._cap_mb is None:
-            return shared if others_mb <= self._spare_mb else own
-        return shared if shared.peak_mb <= self._cap_mb else own
-
-    @cached_property
-    def _spare_mb(self) -> float:
-        return SPARE * find_memory()[1] * 1024
+        fits = self._is_asked or others_mb <= SPARE * self._free_mb
+        return shared if fits and (self._cap_mb is None or shared.peak_mb <= self._cap_mb) else own
 
     def _measure(self, count: int) -> float:
-        """Measured where somebody wants to know: it takes the time of some windows."""
-        if self._cap_mb is None and self._tell is None:
-            return 0.0
-        return measure_windows(self._segmenter, count)
+        limit_mb = None if self._cap_mb is None else self._cap_mb - read_rss_mb()
+        return measure_windows(self._segmenter, count, limit_mb)

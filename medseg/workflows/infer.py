@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from medseg.inference.segment import Segmenter
 from medseg.inference.trained import TrainedModel
 from medseg.inference.trust.watch import count_members
 from medseg.workflows.foresight import TOO_LARGE, Foresight, count_windows
+from medseg.workflows.machine import count_cores
 from medseg.workflows.overlap import run_stages
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
@@ -73,7 +73,7 @@ def infer(
         backend: auto, torch, openvino or onnxruntime.
         threads: Of the CPU; None takes all.
         trust_code: Whether the model may use code from outside medseg.
-        memory_gb: What a case may take; slower ways are chosen to keep within it.
+        memory_gb: What a case may take; slower ways are chosen to keep within it. None: most of what is free.
         mode: Of `modes.MODES`.
         folds: Whose networks predict; None: all.
         shard: Which part of the cases; None: all. Others may be at work in the same OUT.
@@ -86,7 +86,7 @@ def infer(
         ConfigError: Masks would be written beside, or over, the scans; no such series or mode.
         CheckpointError: The model is missing, damaged or preprocesses differently.
     """
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads or count_cores())
     loaded = load_model(model_path, choose_device(device), folds, trust_code=trust_code)
     model, how = apply_mode(loaded, mode)
     cases = find_inputs(inputs, model.data, partial(read_key, key_file), wanted)
@@ -102,7 +102,12 @@ def infer(
     if backend == AUTO:
         progress.say(segmenter.decision.describe())
     foresee = Foresight(
-        segmenter, memory_gb, tell, overlaps=may_overlap(segmenter), has_maps=save_uncertainty
+        segmenter,
+        memory_gb,
+        tell,
+        overlaps=may_overlap(segmenter),
+        has_maps=save_uncertainty,
+        has_probabilities=save_probabilities,
     )
     stages = CaseStages(
         segmenter,
@@ -129,7 +134,7 @@ def infer(
 
         track_infer(report, model, out)
     report.write(out / shard.report_name)
-    _raise_if_too_large(report)
+    raise_if_too_large(report)
     return model
 
 
@@ -164,7 +169,7 @@ def count_lanes(segmenter: Segmenter, cases: Sequence[Case]) -> int:
     return 1 if has_dicom or segmenter.device.type == "cpu" else 2
 
 
-def _raise_if_too_large(report: Report) -> None:
+def raise_if_too_large(report: Report) -> None:
     """End with the exit code of the machine where cases were refused for it."""
     refused = [case for case in report.cases if case.code == TOO_LARGE]
     if refused:

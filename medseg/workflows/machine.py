@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from math import ceil
 from pathlib import Path
 
 REQUIRED = (
@@ -73,7 +74,7 @@ def look_around(places: Mapping[str, Path]) -> Machine:
     return Machine(
         versions=versions,
         cpu=cpu or platform.processor() or platform.machine(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=count_cores(),
         flags=flags,
         memory_gb=find_memory(),
         disks_gb={name: shutil.disk_usage(_nearest(path)).free / 2**30 for name, path in places.items()},
@@ -97,19 +98,43 @@ def read_cpu(cpuinfo: str) -> tuple[str, frozenset[str]]:
     return model[1].strip() if model else "", frozenset(flags[1].split() if flags else ())
 
 
+def count_cores() -> int:
+    """Return how many cores this process may use: those it is bound to, of a container its share of time."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    group = Path("/sys/fs/cgroup")
+    times = [_read(str(group / "cpu" / f"cpu.cfs_{name}_us")).strip() for name in ("quota", "period")]
+    return limit_cores(bound, _read(str(group / "cpu.max")) or " ".join(times))
+
+
+def limit_cores(cores: int, quota: str) -> int:
+    """Return cores, or what a cgroup's "quota period" in microseconds allows where that is less.
+
+    A part of a core counts as one: "150000 100000" are 2. No limit is "max" or a quota of -1.
+    """
+    numbers = quota.split()
+    if len(numbers) != 2 or not all(number.isdigit() for number in numbers) or not int(numbers[1]):
+        return cores
+    return max(1, min(cores, ceil(int(numbers[0]) / int(numbers[1]))))
+
+
 def find_memory() -> tuple[float, float]:
     """Return total and available GB now, a container's limit included; 0 where the system does not tell."""
-    limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
-    return read_memory(_read("/proc/meminfo"), limit, used)
+    limit, used, stat = (_read(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current", "stat"))
+    return read_memory(_read("/proc/meminfo"), limit, used, stat)
 
 
-def read_memory(meminfo: str, limit: str = "", used: str = "") -> tuple[float, float]:
-    """Return total and available GB from /proc/meminfo, or of the container where it has less."""
+def read_memory(meminfo: str, limit: str = "", used: str = "", stat: str = "") -> tuple[float, float]:
+    """Return total and available GB from /proc/meminfo, or of the container where it has less.
+
+    What a container keeps of files, as its memory.stat tells, it gives back when memory is asked for.
+    """
     kib = {name: int(value) for name, value in re.findall(r"^(\w+):\s*(\d+) kB", meminfo, re.MULTILINE)}
     total, available = (kib.get(name, 0) / 2**20 for name in ("MemTotal", "MemAvailable"))
     if limit.strip().isdigit() and int(limit) < UNLIMITED:
         own = int(limit) / 2**30
-        total, available = min(total, own), min(available, own - int(used.strip() or 0) / 2**30)
+        kept = sum(map(int, re.findall(r"^(?:in)?active_file (\d+)$", stat, re.MULTILINE)))
+        free = own - max(0, int(used.strip() or 0) - kept) / 2**30
+        total, available = min(total, own), min(available, free)
     return total, available
 
 

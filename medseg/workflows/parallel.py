@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from medseg.core.errors import ResourceError
+from medseg.workflows.machine import count_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,7 +32,7 @@ class Workers:
     """
 
     def __init__(self, count: int | None = None) -> None:
-        self.count = os.cpu_count() or 1 if count is None else count
+        self.count = count_cores() if count is None else count
         self._pool: ProcessPoolExecutor | None = None
         self._places: Any = None
 

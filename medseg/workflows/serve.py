@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from medseg.io import FORMATS
 from medseg.io.compression import GZIP_MAGIC
 from medseg.workflows.foresight import Foresight
 from medseg.workflows.infer import make_segmenter
+from medseg.workflows.machine import count_cores
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.stages import CaseStages
 
@@ -64,7 +64,7 @@ class ScanServer:
         max_scan_mb: float = 512,
         trust_code: bool = False,
     ) -> None:
-        torch.set_num_threads(threads or os.cpu_count() or 1)
+        torch.set_num_threads(threads or count_cores())
         loaded = load_model(folder, choose_device(device), trust_code=trust_code)
         self.model, how = apply_mode(loaded, mode)
         self._segmenter = make_segmenter(self.model, "torch", [], save_uncertainty=False)

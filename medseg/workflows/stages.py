@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 
 from medseg.core.errors import DataError, ResourceError, is_out_of_memory
@@ -53,6 +54,7 @@ class Step:
     seconds: float = 0.0
     is_roomy: bool = False
     way: Way | None = None
+    slower: Way | None = None  # that it took in the end, because memory ran out
     outputs: Outputs | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     notes: set[str] = field(default_factory=set)
@@ -204,6 +206,20 @@ class CaseStages:
         }
 
     def _predict(self, step: Step) -> None:
+        """Predict in the way that was chosen; where memory runs out all the same, in those that take less."""
+        chosen, has_gpu = step.way or self.segmenter.way, self.segmenter.device.type != "cpu"
+        ways = [chosen, *(way for way in chosen.step_down(has_gpu=has_gpu) if way != chosen)]
+        for way in ways:
+            step.slower = None if way == chosen else way
+            try:
+                self._predict_in(step, way)
+                return
+            except (MemoryError, RuntimeError) as error:
+                if way == ways[-1] or not is_out_of_memory(error):
+                    raise
+            torch.cuda.empty_cache()  # out here, where the error and all that it held are gone
+
+    def _predict_in(self, step: Step, way: Way) -> None:
         assert step.image is not None and step.outputs is not None
         image, placement = step.image
         step.placement = placement
@@ -219,7 +235,7 @@ class CaseStages:
             watch = Watch(self.model, image, placement, with_maps=bool(step.outputs.maps))
             is_watched = self.model.trust is not None or bool(step.outputs.maps)
             box = None if self._find is None else self._find(image)
-            slabs = self.segmenter.stream(image, box=box, way=step.way, folder=self.out)
+            slabs = self.segmenter.stream(image, box=box, way=way, folder=self.out)
             step.labels, _ = self.segmenter.segment(
                 image,
                 placement,
@@ -241,6 +257,8 @@ class CaseStages:
         warnings = [*case.warnings, *tell_notes(step.notes), *step.warnings, *outputs.warnings]
         if not labels.array.any():
             warnings.append(("MASK_EMPTY", "no voxel was segmented"))
+        if step.slower is not None:
+            warnings.append(("MEMORY_STEPPED_DOWN", f"memory ran out; done with {step.slower.describe()}"))
         write_objects(out, outputs, labels, scan, self.model)
         maps = step.maps.restore(step.placement) if step.maps else {}
         for kind, name in outputs.maps.items():

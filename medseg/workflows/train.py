@@ -41,6 +41,7 @@ from medseg.workflows.fold import (
     refuse_uneven,
 )
 from medseg.workflows.look import Look
+from medseg.workflows.machine import count_cores
 from medseg.workflows.model_folder import export_weights
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import Report
@@ -75,7 +76,7 @@ def select_all(config: Config) -> None:
 
 def count_workers(device: torch.device) -> int:
     """Return how many processes make patches: none on a CPU, whose cores are busy anyway."""
-    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = count_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(LOADER_WORKERS_GPU, cores)) if device.type == "cuda" else 0
 
 
@@ -98,7 +99,7 @@ def train_fold(
     Raises:
         ResourceError: OUT_OF_MEMORY, or WORKER_DIED for the second time.
     """
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    torch.set_num_threads(config.threads or count_cores())
     fold = load_fold(run, config, number)
     device = choose_device(config.device)
     settle_start(make_folder(run.fold(number)), init_from)

@@ -144,15 +144,15 @@ def test_a_late_head_tells_the_disagreement_of_its_logits():
         torch.testing.assert_close(one.logits(), other.logits(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("is_filed", "most"), [(False, 5 + 2.5), (True, 3.0)])
+@pytest.mark.parametrize(("is_filed", "most"), [(False, 4 + 2.5), (True, 3.0)])
 def test_views_take_no_more_than_their_outputs_and_in_a_file_less(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_filed: bool, most: float
 ):
     monkeypatch.setattr(views, "CHANCES", 1 << 16)
     ensemble = Ensemble(
-        [lambda stack: stack.expand(-1, 24, -1, -1, -1) * 1.0] * 5, activation=partial(torch.softmax, dim=1)
+        [lambda stack: stack.expand(-1, 36, -1, -1, -1) * 1.0] * 4, activation=partial(torch.softmax, dim=1)
     )
-    stack, one_mb = torch.randn(1, 1, 64, 64, 64), 24 * 64**3 * 4 / 2**20
+    stack, one_mb = torch.randn(1, 1, 64, 64, 64), 36.0  # more than malloc ever keeps
     work = partial(ensemble, stack, tmp_path if is_filed else None)
     work()  # what a first pass leaves behind
     assert measure_mb(work) <= most * one_mb

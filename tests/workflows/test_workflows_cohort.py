@@ -14,6 +14,7 @@ from medseg.core.settings import Builder
 from medseg.data.cases import Case, make_id
 from medseg.inference.model import load_model
 from medseg.inference.segment import Segmenter
+from medseg.inference.way import Way
 from medseg.io import read_volume
 from medseg.workflows import infer as command
 from medseg.workflows import stages as module
@@ -108,6 +109,48 @@ def test_memory_that_runs_out_in_any_stage_fails_the_case(
     assert (result.status, result.code) == ("failed", "OUT_OF_MEMORY") and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("n_failures", [1, 2, 3, 4, 5])
+def test_where_memory_runs_out_a_case_is_done_in_a_slower_way(
+    segmenter: Segmenter,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whole: Path,
+    n_failures: int,
+):
+    seen, stream = [], Segmenter.stream
+
+    def fill(self: Segmenter, image: object, *, way: Way, **options: object):
+        seen.append(way)
+        if len(seen) <= n_failures:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return stream(self, image, way=way, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Segmenter, "stream", fill)
+    monkeypatch.setattr(segmenter, "way", Way(4))
+    stages = CaseStages(segmenter, [scan(images, IDS[0])], tmp_path, save_probabilities=True)
+    result = stages.write(stages.predict(stages.read(0)))
+    slower = [Way(4), Way(2), Way(1), Way(1, in_file=True), Way(4, in_file=True)]
+    assert seen == slower[: n_failures + 1]
+    if n_failures == 5:
+        assert (result.status, result.code) == ("failed", "OUT_OF_MEMORY") and not list(tmp_path.iterdir())
+    else:
+        assert [code for code, _ in result.warnings] == ["MEMORY_STEPPED_DOWN"]
+        assert masks(tmp_path)[f"{IDS[0]}.nii.gz"] == masks(whole)[f"{IDS[0]}.nii.gz"]
+
+
+def test_an_error_that_is_not_of_memory_is_not_tried_again(
+    segmenter: Segmenter, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Segmenter, "stream", fail)
+    stages = CaseStages(segmenter, [scan(images, IDS[0])], tmp_path)
+    with pytest.raises(RuntimeError, match="a bug"):
+        stages.predict(stages.read(0))
+
+
 def test_another_runtime_error_is_a_bug_and_stays_one(
     segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -143,13 +186,51 @@ def test_neighbours_that_do_not_fit_are_left_out(segmenter: Segmenter, images: P
     assert OTHERS not in tight(case, before, after).parts_mb
 
 
-def test_without_a_limit_neighbours_take_half_of_the_free_memory_at_most(
-    segmenter: Segmenter, images: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_without_a_limit_neighbours_take_half_of_the_free_memory_at_most(segmenter: Segmenter, images: Path):
     before, case, after = (scan(images, name) for name in IDS[:3])
     assert OTHERS in Foresight(segmenter, None, overlaps=True)(case, before, after).parts_mb
-    monkeypatch.setattr("medseg.workflows.foresight.find_memory", lambda: (1.0, 1e-6))
-    assert OTHERS not in Foresight(segmenter, None, overlaps=True)(case, before, after).parts_mb
+    tight = Foresight(segmenter, None, overlaps=True)
+    tight._free_mb = 1e-6
+    assert OTHERS not in tight(case, before, after).parts_mb
+
+
+def free(monkeypatch: pytest.MonkeyPatch, gb: float) -> None:
+    monkeypatch.setattr("medseg.workflows.foresight.find_memory", lambda: (64.0, gb))
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_without_a_limit_no_case_takes_more_than_is_free(
+    images: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+):
+    free(monkeypatch, 1e-6)
+    result = infer(images / f"{IDS[0]}.nii.gz", tiny_run, tmp_path / "OUT", *more)
+    assert result.exit_code == 4 and "INFER_MEMORY" in result.stderr
+    assert "this machine has room for" in result.stderr and "free memory" in result.stderr
+
+
+@pytest.mark.parametrize("gb", [0.0, 64.0])  # not known, and plenty
+def test_where_there_is_room_nothing_is_measured_and_the_way_is_the_fastest(
+    segmenter: Segmenter, images: Path, monkeypatch: pytest.MonkeyPatch, gb: float
+):
+    free(monkeypatch, gb)
+    monkeypatch.setattr("medseg.workflows.foresight.measure_windows", None)
+    assert Foresight(segmenter, None)(scan(images, IDS[0])).way == segmenter.way
+
+
+def test_where_a_generous_guess_does_not_fit_windows_are_measured(
+    segmenter: Segmenter, images: Path, monkeypatch: pytest.MonkeyPatch
+):
+    limits = []
+
+    def measure(segmenter: Segmenter, count: int, limit_mb: float | None) -> float:
+        limits.append(limit_mb)
+        return 1.0
+
+    free(monkeypatch, 1.0)
+    monkeypatch.setattr("medseg.workflows.foresight.measure_windows", measure)
+    monkeypatch.setattr(segmenter, "window_mb_at_most", 1e9)
+    found = Foresight(segmenter, None)(scan(images, IDS[0]))
+    assert found.parts_mb["windows"] == 1 and limits == [pytest.approx(0.9 * 1024, abs=50)]
 
 
 def test_a_neighbour_that_cannot_be_read_takes_no_memory(segmenter: Segmenter, images: Path, tmp_path: Path):

@@ -26,6 +26,7 @@ from medseg.workflows.machine import (
     REQUIRED,
     Gpu,
     Machine,
+    limit_cores,
     look_around,
     read_cpu,
     read_memory,
@@ -210,6 +211,28 @@ MEMINFO = "MemTotal:       16777216 kB\nMemFree:  1 kB\nMemAvailable:    8388608
 )
 def test_a_container_has_the_memory_it_is_given(limit: str, used: str, found: tuple[float, float]):
     assert read_memory(MEMINFO, limit, used) == found
+
+
+def test_what_a_container_keeps_of_files_is_free():
+    stat = f"anon 5\nactive_file {2**30}\ninactive_file {2**29}\nactive_anon 7\n"
+    assert read_memory(MEMINFO, f"{4 * 2**30}\n", f"{3 * 2**30}\n", stat) == (4.0, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [
+        ("max 100000\n", 4),
+        ("150000 100000\n", 2),
+        ("20000 100000\n", 1),
+        ("800000 100000\n", 4),
+        ("-1 100000", 4),
+        ("", 4),
+        (" ", 4),
+        ("100000 0", 4),
+    ],
+)
+def test_a_container_has_the_cores_it_is_given(quota: str, cores: int):
+    assert limit_cores(4, quota) == cores
 
 
 def test_gpus_are_those_that_torch_sees(monkeypatch: pytest.MonkeyPatch):

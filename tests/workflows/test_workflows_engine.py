@@ -114,7 +114,7 @@ def test_auto_shrink_goes_on_where_the_compilers_trial_needs_too_much(
 def test_loader_workers_of_a_gpu_are_no_more_than_its_share_of_the_cores(
     monkeypatch: pytest.MonkeyPatch, cores: int, ranks: str, workers: int
 ):
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("medseg.workflows.train.count_cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
     assert count_workers(torch.device("cuda")) == workers and count_workers(torch.device("cpu")) == 0
 
