@@ -60,11 +60,11 @@ class EncoderDecoder(nn.Module):
                 (in_channels, *features), features, grid.kernels, grid.strides
             )
         )
-        self.decoder = nn.ModuleList(  # finest first, as everything here
+        # Finest first, as everything here. Where DynUNet decodes with the kernel of the level below, each level
+        # keeps its own, as in nnU-Net: a level that keeps slices apart would else mix them on the way up.
+        self.decoder = nn.ModuleList(
             UnetUpBlock(grid.dims, coarse, fine, kernel, stride, stride, **options)
-            for coarse, fine, kernel, stride in zip(
-                features[1:], features, grid.kernels[1:], grid.strides[1:]
-            )
+            for coarse, fine, kernel, stride in zip(features[1:], features, grid.kernels, grid.strides[1:])
         )
         if upsampling != "transposed":  # which the blocks already hold
             for level, up in enumerate(self.decoder):

@@ -17,7 +17,14 @@ T = TypeVar("T")
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[tuple[int, int]]:
-    """Yield (rank, world); joins the group that torchrun describes in the environment, if any."""
+    """Yield (rank, world); joins the group that torchrun describes in the environment, if any.
+
+    Inside another one it yields that one's. A second group after the first would meet on the same keys of
+    torchrun's store, where one rank reads what the other left there for the first.
+    """
+    if is_joined():
+        yield dist.get_rank(), dist.get_world_size()
+        return
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield 0, 1

@@ -5,7 +5,7 @@ Per axis of a weight: a channel axis is brought over by name, a class axis too, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from medseg.core.errors import CheckpointError
+from medseg.train.sketch import sketch
 
-CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-TRANSPOSED = (nn.ConvTranspose2d, nn.ConvTranspose3d)
+Build = Callable[[int, int], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Moved(NamedTuple):
     why: str
 
 
-def transfer(source: nn.Module, target: nn.Module, old: Ends, new: Ends) -> list[Moved]:
+def transfer(source: nn.Module, target: nn.Module, old: Ends, new: Ends, build: Build) -> list[Moved]:
     """Bring over every weight that can be, in place, and say what became of each.
 
     A first layer takes the kernel of a channel of the same name, or else the mean over the old channels;
@@ -46,12 +46,13 @@ def transfer(source: nn.Module, target: nn.Module, old: Ends, new: Ends) -> list
         target: Freshly initialised.
         old: What the ends of `source` mean.
         new: Those of `target`.
+        build: (channels, classes) -> a network as `target`, of so many.
 
     Raises:
         CheckpointError: MODEL_MISFIT, where less than half of the target's weights fit.
     """
     given, own = source.state_dict(), target.state_dict()
-    roles = dict(_find_roles(target, new))
+    roles = dict(_find_roles(target, new, build))
     moved, filled = [], 0
     for name, fresh in own.items():
         value, entry = _move(name, given.get(name), fresh, roles.get(name, {}), (old, new))
@@ -77,34 +78,22 @@ def summarize(moved: Sequence[Moved]) -> str:
     return "\n".join([", ".join(f"{count} {how}" for how, count in counts.items()), *lines])
 
 
-def _find_roles(network: nn.Module, ends: Ends) -> Iterator[tuple[str, dict[int, str]]]:
+def _find_roles(network: nn.Module, ends: Ends, build: Build) -> Iterator[tuple[str, dict[int, str]]]:
     """Yield (weight, {axis: "channel" or "class"}).
 
-    A layer in the first half of the network that takes as many channels as the image has is a first layer;
-    one in the second half with as many outputs or inputs as there are classes is, or follows, a head.
+    An end is what grows by one when a channel, or a class, is added. A hidden layer may be as wide as there are
+    classes, and the count alone would not tell it from a head.
     """
-    layers = [
-        (n, m) for n, m in network.named_modules() if next(m.parameters(recurse=False), None) is not None
-    ]
     channels, classes = len(ends.channels), len(ends.classes)
-    for index, (name, layer) in enumerate(layers):
-        is_late = 2 * index >= len(layers)
-        if not isinstance(layer, CONVOLUTIONS):
-            if is_late and not isinstance(layer, nn.Linear):
-                for part, value in layer.named_parameters(recurse=False):
-                    if value.shape == (classes,):
-                        yield f"{name}.{part}", {0: "class"}
-            continue
-        inputs, outputs = (0, 1) if isinstance(layer, TRANSPOSED) else (1, 0)
+    wider = sketch(lambda: build(channels + 1, classes)).state_dict()
+    richer = sketch(lambda: build(channels, classes + 1)).state_dict()
+    for name, value in network.state_dict().items():
         axes: dict[int, str] = {}
-        if is_late:
-            axes |= {outputs: "class"} if layer.out_channels == classes else {}
-            axes |= {inputs: "class"} if layer.in_channels == classes else {}
-        elif layer.in_channels == channels:
-            axes[inputs] = "channel"
-        yield f"{name}.weight", axes
-        if layer.bias is not None and axes.get(outputs) == "class":
-            yield f"{name}.bias", {0: "class"}
+        for role, count, other in (("channel", channels, wider), ("class", classes, richer)):
+            shape = other[name].shape if name in other else value.shape
+            pairs = enumerate(zip(value.shape, shape)) if len(shape) == value.ndim else ()
+            axes |= {axis: role for axis, pair in pairs if pair == (count, count + 1)}
+        yield name, axes
 
 
 def _move(

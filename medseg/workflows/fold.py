@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,8 @@ def make_network(
     moved = []
     if model:
         old = Ends(tuple(model.data.channels), name_outputs(model.data))
-        moved = transfer(model.networks[0].cpu(), network, old, ends)
+        build = partial(build_network, config.model, fold.plan)
+        moved = transfer(model.networks[0].cpu(), network, old, ends, build)
     if config.train.checkpoint_activations:
         checkpoint_blocks(network)
     return network.to(device), moved

@@ -15,7 +15,7 @@ from medseg.inference.network import choose_device
 from medseg.inference.segment import Segmenter
 from medseg.metrics import CaseMetrics
 from medseg.metrics.chosen import choose_metrics
-from medseg.train.distributed import is_main_process
+from medseg.train.distributed import is_main_process, process_group
 from medseg.workflows.evaluate import Comparison, evaluate
 from medseg.workflows.locate import settle_locator
 from medseg.workflows.pairs import Cohort
@@ -92,19 +92,20 @@ def train_and_evaluate(
     tracker = open_tracker(config, folder, is_tracked=is_tracked and is_main_process())
     report.mlflow = tracker.link
     with closing(tracker):
-        for fold in folds:
-            with closing(open_fold(tracker, config, folder, fold)) as its_own:
-                train_fold(
-                    config,
-                    folder,
-                    fold,
-                    progress=progress,
-                    tracker=its_own,
-                    report=report,
-                    max_minutes=max_minutes,
-                    init_from=init_from,
-                    auto_shrink=auto_shrink,
-                )
+        with process_group(choose_device(config.device)):  # one for all folds
+            for fold in folds:
+                with closing(open_fold(tracker, config, folder, fold)) as its_own:
+                    train_fold(
+                        config,
+                        folder,
+                        fold,
+                        progress=progress,
+                        tracker=its_own,
+                        report=report,
+                        max_minutes=max_minutes,
+                        init_from=init_from,
+                        auto_shrink=auto_shrink,
+                    )
         if not is_main_process():
             return
         settle_locator(config, folder, progress=progress)

@@ -7,6 +7,7 @@ import inspect
 import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import onnxruntime
 import openvino
@@ -47,6 +48,7 @@ ODD = {2: (13, 19), 3: (9, 11, 10)}
 CLASSES = 3
 
 MIXES_SLICES = {"swin_unetr"}  # its windows are cubes: a plan that keeps slices apart is refused
+ONE_KERNEL = {"strided_unet"}  # for all levels: where one of them mixes slices, all do
 
 every_model = pytest.mark.parametrize("name", MODELS)
 every_slicewise_model = pytest.mark.parametrize("name", [name for name in MODELS if name not in MIXES_SLICES])
@@ -127,6 +129,22 @@ def test_stride_one_axis_never_mixes_slices_that_kernels_do_not(name):
     changed[:, :, 0] += 1
     same = (net(image) == net(changed)).all(dim=(3, 4)).flatten(0, 1).all(0)
     assert same.tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in MIXES_SLICES | ONE_KERNEL])
+def test_levels_that_keep_slices_apart_do_so_on_the_way_up_too(name):
+    net = build(name, replace(THICK_SLICES, patch=(4, 32, 32))).eval()
+    mixing = []
+
+    def note(layer, _, output):
+        is_fine = output.shape[3] >= 16  # levels 0 and 1
+        mixing.extend([layer] if is_fine and layer.kernel_size[0] > 1 else [])
+
+    for layer in net.modules():
+        if isinstance(layer, (nn.Conv3d, nn.ConvTranspose3d)):
+            layer.register_forward_hook(note)
+    net(torch.randn(1, 1, 4, 32, 32))
+    assert mixing == []
 
 
 @every_slicewise_model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from monai.networks.nets import DynUNet, UNet
@@ -52,9 +54,11 @@ def test_shallow_grids_have_one_head(levels):
 
 
 @pytest.mark.parametrize("residual", [False, True])
-def test_unet_equals_monai_dynunet_with_the_same_weights(residual):
-    ours = MODELS["unet"](2, 3, GRID, features=FEATURES, residual=residual, deep_supervision=False).eval()
-    peer = DynUNet(3, 2, 3, KERNELS, STRIDES, STRIDES[1:], filters=FEATURES, res_block=residual).eval()
+def test_unet_with_one_kernel_equals_monai_dynunet_with_the_same_weights(residual):
+    kernels = ((3, 3, 3),) * 4  # with several, DynUNet decodes a level with the kernel of the one below
+    grid = replace(GRID, kernels=kernels)
+    ours = MODELS["unet"](2, 3, grid, features=FEATURES, residual=residual, deep_supervision=False).eval()
+    peer = DynUNet(3, 2, 3, kernels, STRIDES, STRIDES[1:], filters=FEATURES, res_block=residual).eval()
     encoder, decoder, head = ours.net.encoder, ours.net.decoder, ours.net.heads[0]
     peer.input_block.load_state_dict(encoder[0].state_dict())
     peer.downsamples.load_state_dict(encoder[1:-1].state_dict())

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from medseg.core.errors import CheckpointError
-from medseg.train.transfer import Ends, summarize, transfer
+from medseg.models import MODELS, Grid
+from medseg.train.transfer import Ends, Moved, summarize
+from medseg.train.transfer import transfer as bring_over
 
 OLD = Ends(("ct",), ("background", "organ", "tumour"))
 
@@ -22,6 +24,10 @@ def make(ends: Ends, kernel: int = 3, width: int = 5) -> nn.Sequential:
         nn.InstanceNorm3d(classes, affine=True),
         nn.Conv3d(classes, classes, 1),
     )
+
+
+def transfer(source: nn.Module, target: nn.Module, old: Ends, new: Ends) -> list[Moved]:
+    return bring_over(source, target, old, new, lambda *counts: make(Ends(*(("x",) * n for n in counts))))
 
 
 def fill(network: nn.Module) -> nn.Module:
@@ -132,8 +138,41 @@ def test_another_network_is_refused_and_nothing_changes(other: Callable[[], nn.M
     assert all(torch.equal(a, b) for a, b in zip(before, target.parameters()))
 
 
-def test_linear_layers_are_copied_where_they_fit():
-    source, target = (nn.Sequential(nn.Linear(8, 8), nn.Linear(8, n)) for n in (3, 2))
-    head = target[1].weight.clone()
-    transfer(source, target, OLD, Ends(("ct",), ("background", "organ")))
-    assert torch.equal(target[0].weight, source[0].weight) and torch.equal(target[1].weight, head)
+def test_rows_of_a_linear_head_are_carried_over_too():
+    def build(channels: int, classes: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(8, 8), nn.Linear(8, classes))
+
+    source, target = build(1, 3), build(1, 2)
+    bring_over(source, target, OLD, Ends(("ct",), ("background", "tumour")), build)
+    assert torch.equal(target[0].weight, source[0].weight)
+    assert torch.equal(target[1].weight, source[1].weight[[0, 2]])
+
+
+def numbered(count: int) -> Ends:
+    return Ends(("ct",), tuple(map(str, range(count))))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"), [("light_unet", 3, 8), ("light_unet", 8, 9), ("unet", 3, 16)]
+)
+def test_a_hidden_layer_as_wide_as_there_are_classes_is_copied(name: str, old: int, new: int):
+    grid = Grid(2, (16, 16), (1, 1), ((1, 1), (2, 2), (2, 2)), ((3, 3),) * 3)
+    source, target = (MODELS[name](1, count, grid, features=(8, 16, 32)) for count in (old, new))
+    moved = bring_over(
+        source, target, numbered(old), numbered(new), lambda *n: MODELS[name](*n, grid, features=(8, 16, 32))
+    )
+    heads = {entry.weight.rpartition(".")[0] for entry in moved if entry.how != "copied"}
+    assert all("head" in name for name in heads) and heads
+    assert "fresh" not in how(moved).values()
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "swin_unetr"])
+def test_a_second_channel_changes_the_first_layer_of_every_network_and_no_other(name: str):
+    grid = Grid(2, (32, 32), (1, 1), ((1, 1), *[(2, 2)] * 3), ((3, 3),) * 4)
+    source, target = (MODELS[name](count, 3, grid, size="nano") for count in (1, 2))
+    new = Ends(("t1", "t2"), OLD.classes)
+    moved = bring_over(
+        source, target, Ends(("t1",), OLD.classes), new, lambda *n: MODELS[name](*n, grid, size="nano")
+    )
+    assert "fresh" not in how(moved).values() and "adapted" in how(moved).values()
+    assert all(entry.why.startswith("channels") for entry in moved if entry.how == "adapted")
