@@ -60,7 +60,7 @@ class EncoderDecoder(nn.Module):
                 (in_channels, *features), features, grid.kernels, grid.strides
             )
         )
-        # Finest first, as everything here. DynUNet decodes with the kernel of the level below; here each level
+        # Finest first, as everything here. DynUNet decodes with the kernel of the level below; a level here
         # keeps its own, as in nnU-Net: a level that keeps slices apart would else mix them on the way up.
         self.decoder = nn.ModuleList(
             UnetUpBlock(grid.dims, coarse, fine, kernel, stride, stride, **options)
