@@ -37,9 +37,11 @@ class Mapped:
 
     def release(self, part: NDArray[Any]) -> None:
         """Give back the memory of a part of `array`, and of what lies between its ends; the file has it."""
-        low, high = (end - self._stored.ctypes.data for end in np.lib.array_utils.byte_bounds(part))
+        first = part.ctypes.data - self._stored.ctypes.data
+        ways = [(size - 1) * stride for size, stride in zip(part.shape, part.strides, strict=True)]
+        low, high = (first + sum(way for way in ways if (way > 0) is is_up) for is_up in (False, True))
         low -= low % mmap.PAGESIZE
-        self._map.madvise(mmap.MADV_DONTNEED, low, high - low)
+        self._map.madvise(mmap.MADV_DONTNEED, low, high + part.itemsize - low)
 
     def read(self) -> Iterator[memoryview]:
         """Yield the array as NIfTI has it: c slowest, then k and j, i fastest."""

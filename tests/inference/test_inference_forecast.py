@@ -152,6 +152,17 @@ def test_windows_are_measured_from_small_to_large_and_no_further_than_fits(
     assert found == pytest.approx(told) if told is not None else found > limit_mb
 
 
+def test_where_no_smaller_window_is_known_a_whole_one_is_the_first():
+    assert forecast_module._list_trials((8, 8, 1), (8, 8, 1), 2) == [(1, (8, 8, 1))]
+    assert forecast_module._list_trials((40, 24, 7), (8, 8, 7), 1) == [(1, (12, 8, 7)), (1, (20, 12, 7))]
+
+
+def test_a_window_on_a_gpu_takes_none_of_this_memory(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch):
+    fresh = Segmenter(segmenter.model, segmenter.settings)
+    monkeypatch.setattr(fresh, "device", torch.device("cuda"))
+    assert fresh.window_mb_at_most == measure_windows(fresh, 1) == 0
+
+
 def test_a_window_is_no_larger_than_the_generous_guess(segmenter: Segmenter):
     network = nn.Sequential(nn.Conv3d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv3d(6, 3, 1))
     # (6 + 6 + 3) channels, and the input of the first, 27 values a voxel

@@ -35,7 +35,8 @@ def load_network(path: Path, threads: int) -> Network:
         return lambda window: compiled([window])[0]
     import torch
 
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or cores)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it tells of its successor
         module: Any = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
