@@ -24,13 +24,14 @@ SERVE = (
     "from medseg.tracking.ui import serve;"
     "serve(0, '127.0.0.2', is_open=True, announce=lambda link: print(link, flush=True))"
 )
-SCORES = {"good": 0.9, "bad": 0.2}
+SCORES = {"good": 0.9, "bad": 0.04}
 LEVELS = """
 const levels = [...document.images].filter(image => image.src.includes('artifact')).map(image => {
     const canvas = document.createElement('canvas'), draw = canvas.getContext('2d')
     draw.drawImage(image, 0, 0)
     return draw.getImageData(2, 2, 1, 1).data[0]
 })"""  # the grey of every picture of the run that is shown
+STILL = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 WAIT_MS = 90_000  # the machine may be busy
 
 pytestmark = [
@@ -71,7 +72,12 @@ class Site:
         self.run = f"{self.address}/#{fragment.split('?')[0]}/{run_id}"
         self.asked: list[str] = []
         self.refused: list[str] = []
+        self.noise: list[tuple[str, str]] = []  # from where, what
+        self.framed: list[tuple[Any, str]] = []  # which frame asked, for what
         page.on("request", lambda request: self.asked.append(request.url))
+        page.on("request", lambda request: self.framed.append((request.frame, request.url)))
+        page.on("console", lambda message: self.noise.append((message.location["url"], message.text)))
+        page.on("pageerror", lambda error: self.noise.append((error.stack or "", str(error))))
         page.on("response", lambda answer: self.refused.append(answer.url) if answer.status == 403 else None)
 
     def open(self, part: str = "") -> Any:
@@ -136,10 +142,18 @@ def test_cases_are_a_table(site: Site):
     page.get_by_text("0.8125", exact=True).wait_for()
 
 
-def test_the_review_page_runs_inside_its_frame(site: Site):
+@pytest.fixture(scope="module")
+def frame(site: Site) -> Any:
+    """Return the frame in which MLflow shows the review page, a case of it open."""
     page = site.open("/artifacts")
     page.get_by_text("review.html", exact=True).first.click()
     frame = page.frame_locator("iframe").first
+    frame.locator("body[data-case=bad]").wait_for(state="attached")
+    return frame
+
+
+def test_the_review_page_runs_inside_its_frame(site: Site, frame: Any):
+    page = site.page
     frame.locator("#body td:first-child", has_text="bad").click()  # keys go where the last click was
     for key, case in (("j", "good"), ("k", "bad")):
         page.keyboard.press(key)
@@ -149,6 +163,43 @@ def test_the_review_page_runs_inside_its_frame(site: Site):
     slider.fill("1")
     page.wait_for_timeout(200)
     assert frame.locator("canvas[data-plane=axial]").evaluate(shown) != before
+
+
+def test_the_table_sorts_and_filters_inside_its_frame(frame: Any):
+    names = frame.locator("#body td:first-child")
+    for expected in (["bad", "good"], ["good", "bad"]):
+        frame.locator("th[data-key=score] button").click()
+        assert names.all_text_contents() == expected
+    frame.locator("#search").fill("GOO")
+    assert names.all_text_contents() == ["good"]
+    frame.locator("#search").fill("")
+    for expected in (["bad"], ["good", "bad"]):
+        frame.locator("[data-flag=unlike]").click()
+        assert names.all_text_contents() == expected
+
+
+def test_overlays_toggle_inside_the_frame(site: Site, frame: Any):
+    frame.locator("#body td:first-child", has_text="bad").click()
+    frame.locator("body[data-case=bad]").wait_for(state="attached")
+    body = frame.locator("body")
+    canvas, shown = frame.locator("canvas[data-plane=axial]"), "canvas => canvas.toDataURL()"
+    for layer, key in (("reference", "r"), ("predicted", "p"), ("errors", "e")):
+        body.evaluate(STILL)
+        before = canvas.evaluate(shown)
+        site.page.keyboard.press(key)
+        body.evaluate(STILL)
+        assert canvas.evaluate(shown) != before
+        frame.locator(f"[data-layer={layer}]").click()
+        body.evaluate(STILL)
+        assert canvas.evaluate(shown) == before
+
+
+def test_the_review_page_says_nothing_on_the_console_and_asks_for_nothing(site: Site, frame: Any):
+    inner = [part for part in site.page.frames if part.parent_frame]
+    assert len(inner) == 1 and frame.locator("#title").is_visible()
+    mlflow = tuple(f"{site.address}/{part}" for part in ("static-files/", "ajax-api/"))  # is not quiet itself
+    assert [text for origin, text in site.noise if not origin.startswith(mlflow)] == []
+    assert [url for part, url in site.framed if part in inner and url != part.url] == []
 
 
 def test_nothing_was_asked_of_another_machine_and_nothing_refused(site: Site):

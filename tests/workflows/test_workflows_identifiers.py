@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,14 +17,14 @@ from tests.tiny import make_case, medseg, write_cohort, write_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
-CASES = "abcdef"
+CASES, REFUSED = "abcdef", "g"
 IN_NAME = ("Zolw{}nska", "Hanne{}lore", "MRN77{}31", "1953041{}", "alert(4{}4)", "cmd7{}('calc')")
 IN_HEADER = ("Descr{}Zq", "Aux{}Zq", "Intent{}Zq", "Base{}Zq")
 PLACES = (148, 228, 328, 14)  # descrip, aux_file, intent_name, db_name (nifti1.h)
 
 
 def fill(texts: tuple[str, ...], case: str) -> list[str]:
-    return [text.format(CASES.index(case) if "1953" in text else case.upper()) for text in texts]
+    return [text.format((CASES + REFUSED).index(case) if "1953" in text else case.upper()) for text in texts]
 
 
 def name_scan(case: str) -> str:
@@ -39,15 +41,24 @@ def plant(path: Path, case: str) -> None:
     path.write_bytes(gzip.compress(bytes(content), 1))
 
 
-SECRETS = [text for case in CASES for text in (*fill(IN_NAME, case), *fill(IN_HEADER, case))] + ["Zqfolder"]
+def damage(path: Path) -> None:
+    """Leave out the last voxels, the header whole."""
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-100], 1))
+
+
+SECRETS = [text for case in CASES + REFUSED for text in (*fill(IN_NAME, case), *fill(IN_HEADER, case))] + [
+    "Zqfolder"
+]
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_cohort(tmp_path_factory.mktemp("planted") / "Zqfolder", tuple(map(name_scan, CASES)))
-    for case in CASES:
+    cases = (*CASES, REFUSED)
+    folder = write_cohort(tmp_path_factory.mktemp("planted") / "Zqfolder", tuple(map(name_scan, cases)))
+    for case in cases:
         for part in ("imagesTr", "labelsTr"):
             plant(folder / part / f"{name_scan(case)}.nii.gz", case)
+    damage(folder / "imagesTr" / f"{name_scan(REFUSED)}.nii.gz")
     write_settings(folder.parent)
     return folder
 
@@ -57,8 +68,10 @@ def left(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[lis
     """Name and bytes of all that `run` and `infer` left, and what they printed."""
     folder = tmp_path_factory.mktemp("made")
     settings = ("--config", cohort.parent / "tiny.yaml", "--set", "train.epochs=1")
-    write_volume(cohort / "new" / f"{name_scan('a')}.nii.gz", make_case(9)[0])
-    plant(cohort / "new" / f"{name_scan('a')}.nii.gz", "a")
+    for case in "ab":
+        write_volume(cohort / "new" / f"{name_scan(case)}.nii.gz", make_case(9)[0])
+        plant(cohort / "new" / f"{name_scan(case)}.nii.gz", case)
+    damage(cohort / "new" / f"{name_scan('b')}.nii.gz")
     said = ""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -68,8 +81,9 @@ def left(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[lis
             ("infer", cohort / "new", "-m", folder / "RUN", "-o", folder / "OUT", "--tracking"),
         ):
             result = medseg(*words, "--pseudonymize", "--json")
-            assert result.exit_code == 0, result.stderr
+            assert result.exit_code == 3, result.stderr  # one case of each is refused
             said += json.dumps(json.loads(result.stdout))
+        assert medseg("review", folder / "OUT", "--quiet").exit_code == 0
         with sqlite3.connect(folder / "home" / "mlflow.db") as database:
             dump = "\n".join(database.iterdump())
         database.close()
@@ -103,6 +117,37 @@ def test_what_was_searched_holds_the_runs_their_tables_and_their_pictures(left: 
     names = [name for name, _ in left]
     assert {"mlflow.db", "cases.json", "worst.png", "review.html", "MODEL_CARD.md"} <= set(names)
     assert names.count("cases.json") == 2  # of the run and of infer
+
+
+def test_the_pages_of_run_and_infer_say_which_case_was_refused(left: list[tuple[str, bytes]]):
+    pages = [content.decode() for name, content in left if name == "review.html"]
+    found = [re.findall(r'"error":"(\w+): ', page) for page in pages]
+    assert found == [["NII_TRUNCATED"]] * 3  # that of the run is in MLflow, too
+
+
+def test_nothing_of_the_pages_is_executed(left: list[tuple[str, bytes]], tmp_path: Path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed: no page is opened")
+    noise: list[str] = []
+    path = tmp_path / "review.html"
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("dialog", lambda dialog: (noise.append(dialog.message), dialog.dismiss()))
+        page.on("console", lambda message: noise.append(message.text))
+        page.on("pageerror", lambda error: noise.append(str(error)))
+        page.on("request", lambda asked: noise.append(asked.url) if asked.url != path.as_uri() else None)
+        for content in [content for name, content in left if name == "review.html"]:
+            path.write_bytes(content)
+            page.goto(path.as_uri())
+            for row in page.locator("#body tr").all():
+                row.click()
+            page.locator("body[data-case]").wait_for(state="attached")
+            assert leaks(page.content().encode()) == []
+        browser.close()
+    assert noise == []
 
 
 def test_no_cell_of_a_table_begins_as_a_formula(left: list[tuple[str, bytes]]):
