@@ -81,8 +81,8 @@ def summarize(moved: Sequence[Moved]) -> str:
 def _find_roles(network: nn.Module, ends: Ends, build: Build) -> Iterator[tuple[str, dict[int, str]]]:
     """Yield (weight, {axis: "channel" or "class"}).
 
-    An end is what grows by one when a channel, or a class, is added. A hidden layer may be as wide as there are
-    classes, and the count alone would not tell it from a head.
+    An end is what grows by one when a channel, or a class, is added. A hidden layer may be as wide as there
+    are classes, and the count alone would not tell it from a head.
     """
     channels, classes = len(ends.channels), len(ends.classes)
     wider = sketch(lambda: build(channels + 1, classes)).state_dict()
