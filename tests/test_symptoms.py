@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,14 @@ import pytest
 
 from medseg.config.layers import resolve
 from medseg.config.pipelines import find_pipeline
+from medseg.data.plan import choose_topology
+from medseg.models import MODELS, Grid
+from medseg.train.sketch import sketch
 from medseg.workflows.train import select_all
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "symptoms.md").read_text(encoding="utf-8")
-SETTINGS = sorted(set(re.findall(r"`--set ([^`]+)`", PAGE)))
+SETTINGS = sorted({shlex.split(setting)[0] for setting in re.findall(r"`--set ([^`]+)`", PAGE)})
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +32,14 @@ def pictures():
 def test_each_setting_can_be_given(setting):
     config = resolve(find_pipeline("phantom_ct"), None, ["model={name: unet}", setting])
     select_all(config)  # names of losses, networks and their options, too
+    dims = config.grid.dims or 3
+    patch = config.grid.patch or (56, 48, 24)
+    strides, kernels = choose_topology(patch, (1.5, 1.5, 3.0))
+    sketch(
+        lambda: MODELS[config.model.name](
+            1, 3, Grid(dims, patch, (1.5, 1.5, 3.0), strides, kernels), **config.model.options
+        )
+    )
     assert setting.split("=")[0].split(".")[0] in config.model_dump()
 
 

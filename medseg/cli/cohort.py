@@ -101,9 +101,9 @@ def plan(
                 key_file=find_key(),
                 is_pseudonymous=pseudonymize,
             )
-        decided = plan_run(resolved, cohort, run, progress=progress)
-        report.extra["plan"] = decided.to_json()
-        report.write(out / "report.json")
+            decided = plan_run(resolved, cohort, run, progress=progress)
+            report.extra["plan"] = decided.to_json()
+            report.write(out / "report.json")
         for name, reason in decided.reasons.items():
             progress.say(f"{name} = {getattr(decided, name)}: {reason}")
         progress.say(summarise(report))
@@ -151,7 +151,7 @@ def preprocess(
                 key_file=find_key(),
                 is_pseudonymous=pseudonymize,
             )
-        report.write(out / "report.json")
+            report.write(out / "report.json")
         progress.say(summarise(report))
 
 

@@ -23,7 +23,16 @@ def deep_supervised(loss: Loss, weights: Sequence[float] | None = None) -> Super
     Returns:
         A function of the outputs and the full-resolution label (B, *spatial). The list's loss is the
         weighted mean over its levels, each against the label at the nearest voxel centres.
+
+    Raises:
+        ConfigError: SUPERVISION_WEIGHTS, none is above 0; when called, they are not as many as outputs.
     """
+    if weights is not None and not sum(weights) > 0:
+        raise ConfigError(
+            f"deep supervision weights {list(weights)} leave nothing to learn from",
+            hint="give one above 0",
+            code="SUPERVISION_WEIGHTS",
+        )
 
     def supervise(outputs: Tensor | Sequence[Tensor], label_B: Tensor) -> Tensor:
         if isinstance(outputs, Tensor):

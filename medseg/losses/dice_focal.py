@@ -23,6 +23,7 @@ def dice_focal(
     smooth: float = 1e-5,
     dice_weight: float = 1.0,
     focal_weight: float = 1.0,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Return `dice_weight` x `dice` + `focal_weight` x `focal`; options as there.
 
@@ -40,6 +41,7 @@ def dice_focal(
         smooth: Of the Dice term, in voxels.
         dice_weight: Factor of the Dice term.
         focal_weight: Factor of the focal term.
+        label_smoothing: Of the focal term.
     """
     voxels = compare(logits_BC, label_B, ignore_index)
     overlap = average_dice(
@@ -50,5 +52,5 @@ def dice_focal(
         smooth=smooth,
     )
     return dice_weight * overlap + focal_weight * average_focal(
-        voxels, class_weights=class_weights, gamma=gamma
+        voxels, class_weights=class_weights, gamma=gamma, label_smoothing=label_smoothing
     )

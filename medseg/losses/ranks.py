@@ -31,12 +31,17 @@ def alone() -> Iterator[None]:
         _is_alone.reset(before)
 
 
+def is_shared() -> bool:
+    """Whether other ranks have a part of the batch, and answer."""
+    return not _is_alone.get() and dist.is_available() and dist.is_initialized()
+
+
 def sum_ranks(local: Tensor) -> Tensor:
     """Return the sum of `local` over all ranks; its gradient is that of `local`, times their number.
 
     Alone, `local` itself. All ranks must call it equally often and with equal shapes.
     """
-    if _is_alone.get() or not (dist.is_available() and dist.is_initialized()):
+    if not is_shared():
         return local
     total = local.detach().clone()
     dist.all_reduce(total)

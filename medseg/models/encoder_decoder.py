@@ -1,9 +1,9 @@
 """The nnU-Net-like network behind `unet` and `attention_unet`, made of MONAI's DynUNet blocks.
 
-The blocks are DynUNet's, so are the numbers that come out; the frame is our own, because DynUNet keeps
-the outputs of its heads as attributes (a trained network can then not be deep-copied), lists every
-weight twice in its state dict (safetensors refuses that), returns deep supervision enlarged to full
-resolution, and computes it outside training too.
+The blocks are DynUNet's, and so, with one kernel for all levels, are the numbers that come out; the frame is
+our own, because DynUNet keeps the outputs of its heads as attributes (a trained network can then not be
+deep-copied), lists every weight twice in its state dict (safetensors refuses that), returns deep supervision
+enlarged to full resolution, and computes it outside training too.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class EncoderDecoder(nn.Module):
                 (in_channels, *features), features, grid.kernels, grid.strides
             )
         )
-        # Finest first, as everything here. DynUNet decodes with the kernel of the level below; a level here
-        # keeps its own, as in nnU-Net: a level that keeps slices apart would else mix them on the way up.
+        # Finest first, as everything here. DynUNet decodes with the kernel of the level below; here each
+        # level has its own, as in nnU-Net: one that keeps slices apart would else mix them on the way up.
         self.decoder = nn.ModuleList(
             UnetUpBlock(grid.dims, coarse, fine, kernel, stride, stride, **options)
             for coarse, fine, kernel, stride in zip(features[1:], features, grid.kernels, grid.strides[1:])

@@ -21,6 +21,9 @@ VALUES = 256  # of a label; a census holds the batches with each, then samples, 
 ENOUGH_SAMPLES = 200  # to expect every class among them
 FEW = 0.02  # share of samples with foreground below which sampling is at fault
 RISE = 2.0  # times the loss at the start: no longer noise
+PROGRESS = 0.2  # of the loss at the start: enough to be lost
+LOST = 0.5  # share of the progress made
+LASTING = 3  # epochs in a row
 STUCK = 0.01  # Dice
 STUCK_SCORES = 3
 EACH = "val/dice_"  # and the name of a class, or of a region
@@ -151,12 +154,22 @@ def find_unsampled(census: Tensor, holders: Mapping[str, int], *, is_end: bool) 
 
 
 def find_divergence(history: History, learning_rate: float) -> list[Finding]:
-    """Return a finding where the loss is far above that of the first epoch."""
-    first, last = history[0]["train/loss"], history[-1]["train/loss"]
-    if not last > RISE * first > 0:
+    """Return a finding where the loss is far above that of the first epoch, or most progress was lost again.
+
+    A loss with an upper bound, as all kinds of Dice have, cannot rise far above its start: what tells there
+    is that for `LASTING` epochs more than half of what was gained before them is gone.
+    """
+    losses = [row["train/loss"] for row in history]
+    first, last, before = losses[0], losses[-1], losses[:-LASTING]
+    start, epoch = first, 1
+    gain = first - min(before, default=first)
+    if gain > PROGRESS * abs(first) and min(losses[-LASTING:]) - min(before) > LOST * gain:
+        start = min(before)
+        epoch = losses.index(start) + 1
+    elif not last > RISE * first > 0:
         return []
     text = (
-        f"the loss rose from {first:.3g} in epoch 1 to {last:.3g} in epoch {len(history)}: "
+        f"the loss rose from {start:.3g} in epoch {epoch} to {last:.3g} in epoch {len(history)}: "
         f"lower train.learning_rate (now {learning_rate:g})"
     )
     return [Finding("LEARNING_RATE_DIVERGES", "", text)]

@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
 
 from medseg.data.loader import Batch
 from medseg.data.sampling import blend_scores
+from medseg.losses.ranks import alone
 from medseg.train.diagnosis import Watch, count_labels, find_faults, new_census
 from medseg.train.distributed import average_step, gather, sum_over_ranks
 from medseg.train.encoder import freeze_encoder
@@ -98,37 +100,50 @@ def _train_epoch(state: TrainState, job: Job) -> float:
     watch = Watch(state.epoch, checks_gradient=not state.scaler.is_enabled())
     census = new_census(job.device)
     losses, drawn = [], []
+    rated: list[Tensor] = []  # loss of each sample, a tensor a batch
     for iteration, batch in enumerate(job.batches(state.epoch, iterations)):
         step = state.epoch * iterations + iteration
         factor = rate_at(step, total, schedule=settings.schedule, warmup_share=settings.warmup_share)
         for group in state.optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor * group.get("share", 1.0)
-        numbers = train_step(state, job, batch, census)
+        rating = {} if job.case_scores is None else {"rated": rated}
+        numbers = train_step(state, job, batch, census, **rating)
         watch.look(iteration, batch.cases, numbers)
         losses.append(numbers[0])
         drawn.append(batch.cases)
     watch.close()
     state.census += sum_over_ranks(census).cpu()
     if job.case_scores is not None:
-        rate_cases(job.case_scores, drawn, torch.stack(losses).tolist())
+        rate_cases(job.case_scores, drawn, [values.tolist() for values in rated])
         state.case_scores = job.case_scores
     return float(torch.stack(losses).mean())
 
 
-def rate_cases(scores: dict[str, float], drawn: Sequence[tuple[str, ...]], losses: Sequence[float]) -> None:
-    """Blend 1 - loss of each batch into the scores of its cases, in place; all ranks get the same.
+def rate_cases(
+    scores: dict[str, float], drawn: Sequence[tuple[str, ...]], losses: Sequence[Sequence[float]]
+) -> None:
+    """Blend 1 - loss of each sample into the score of its case, in place; all ranks get the same.
 
     Args:
         scores: By case id.
         drawn: This rank's cases, batch by batch.
-        losses: Of each batch, over all ranks.
+        losses: Of this rank's samples, batch by batch.
     """
-    for ranks, loss in zip(zip(*gather(list(drawn))), losses):
-        cases = [case for rank in ranks for case in rank]
-        scores.update(blend_scores(scores, cases, [1 - loss] * len(cases)))
+    own = [list(zip(cases, values, strict=True)) for cases, values in zip(drawn, losses, strict=True)]
+    for ranks in zip(*gather(own)):
+        # Rank r has samples r, r + world, ... of the batch: all ranks in turn give the order of one process.
+        samples = [sample for turn in zip_longest(*ranks) for sample in turn if sample]
+        scores.update(blend_scores(scores, [s[0] for s in samples], [1 - s[1] for s in samples]))
 
 
-def train_step(state: TrainState, job: Job, batch: Batch, census: Tensor | None = None) -> Tensor:
+def train_step(
+    state: TrainState,
+    job: Job,
+    batch: Batch,
+    census: Tensor | None = None,
+    *,
+    rated: list[Tensor] | None = None,
+) -> Tensor:
     """Do one step; return loss and gradient norm of all ranks, and the mean of this rank's own output.
 
     The loss is that of all ranks on each of them, so it does not tell which of them it was spoilt by.
@@ -138,6 +153,7 @@ def train_step(state: TrainState, job: Job, batch: Batch, census: Tensor | None 
         job: The recipe.
         batch: This rank's share of a batch; it passes the network in `accumulate` parts.
         census: Gets what the labels hold.
+        rated: Gets the loss of each sample by itself.
     """
     image, label = (tensor.to(job.device, non_blocking=True) for tensor in (batch.image, batch.label))
     if job.dims == 2:
@@ -146,13 +162,19 @@ def train_step(state: TrainState, job: Job, batch: Batch, census: Tensor | None 
         census += count_labels(label)
     state.optimizer.zero_grad(set_to_none=True)
     total, own = torch.zeros((), device=job.device), torch.zeros((), device=job.device)
+    alone_B: list[Tensor] = []
     for image_part, label_part in zip(*(t.chunk(job.settings.accumulate) for t in (image, label))):
         with autocast(job.device, job.dtype):
             output = state.network(image_part)
             loss = job.loss(output, label_part) * (len(image_part) / len(image))
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
-        own += (output if isinstance(output, Tensor) else output[0]).detach().float().mean()
+        finest = (output if isinstance(output, Tensor) else output[0]).detach()
+        own += finest.float().mean()
+        if rated is not None:
+            alone_B += rate_samples(job.loss, finest, label_part)
+    if rated is not None:
+        rated.append(torch.stack(alone_B))
     mean = average_step(state.network, total)  # before unscaling: all ranks see one another's inf
     state.scaler.unscale_(state.optimizer)
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), job.settings.clip_norm)
@@ -179,6 +201,13 @@ def _score(state: TrainState, job: Job, validate: Validate) -> dict[str, float]:
         if job.validate_training and (is_half or is_end):
             numbers["train/dice"] = job.validate_training(state.network)["dice"]
     return numbers
+
+
+@torch.no_grad()
+def rate_samples(loss: Loss, logits_BC: Tensor, label_B: Tensor) -> list[Tensor]:
+    """Return the loss of each sample by itself: its batch's would rate an easy case by a hard neighbour."""
+    with alone():
+        return [loss(logits_BC[n : n + 1], label_B[n : n + 1]) for n in range(len(label_B))]
 
 
 @contextmanager

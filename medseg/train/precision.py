@@ -21,6 +21,8 @@ from medseg.core.errors import is_out_of_memory
 
 # bf16 has 8 significant bits, 0.4 % a rounding; tens of layers add up to 1-3 %. Wrong kernels are off by all.
 TOLERANCE = 0.05
+GRADIENT_TOLERANCE = 0.2  # of its norm: a backward pass rounds twice as often, through the norms' quotients
+FP16_SCALE = 1024.0  # of the loss: small gradients would be 0; training scales them, too
 
 
 class Agreement(NamedTuple):
@@ -28,11 +30,13 @@ class Agreement(NamedTuple):
 
     output: float
     loss: float
+    gradient: float  # its norm over all weights
 
     @property
     def is_good(self) -> bool:
-        """Whether both are finite and below `TOLERANCE`."""
-        return all(math.isfinite(error) and error <= TOLERANCE for error in self)
+        """Whether all are finite and tolerable."""
+        limits = (TOLERANCE, TOLERANCE, GRADIENT_TOLERANCE)
+        return all(math.isfinite(error) and error <= limit for error, limit in zip(self, limits))
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
@@ -53,7 +57,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 def compare_precision(
     network: nn.Module, loss: Callable[..., Tensor], image_BC: Tensor, label_B: Tensor, dtype: torch.dtype
 ) -> Agreement:
-    """Run one batch in `dtype` and in float32 on a copy of the network, as in training but for gradients.
+    """Run one batch in `dtype` and in float32 on a copy of the network, forward and backward.
 
     Args:
         network: On its device; unchanged.
@@ -63,18 +67,24 @@ def compare_precision(
         dtype: bfloat16 or float16.
     """
     trial = copy.deepcopy(network).train()
-    results: list[tuple[Tensor, float]] = []
+    results: list[tuple[Tensor, float, float]] = []
     devices = [image_BC.device] if image_BC.is_cuda else []
     for kind in (dtype, torch.float32):
-        with torch.random.fork_rng(devices), torch.no_grad():
+        scale = FP16_SCALE if kind is torch.float16 else 1.0
+        trial.zero_grad(set_to_none=True)
+        with torch.random.fork_rng(devices):
             torch.manual_seed(0)  # the same dropout
             with autocast(image_BC.device, kind):
                 output = trial(image_BC)
-                value = float(loss(output, label_B))
-        results.append(((output if isinstance(output, Tensor) else output[0]).float(), value))
-    (half, half_loss), (full, full_loss) = results
+                value = loss(output, label_B)
+            (value * scale).backward()  # type: ignore[no-untyped-call]
+        gradients = [p.grad.float().norm() for p in trial.parameters() if p.grad is not None]
+        finest = (output if isinstance(output, Tensor) else output[0]).detach().float()
+        results.append((finest, float(value.detach()), float(torch.stack(gradients).norm()) / scale))
+    (half, *half_numbers), (full, *full_numbers) = results
     error = float((half - full).norm() / full.norm().clamp_min(1e-12))
-    return Agreement(error, abs(half_loss - full_loss) / max(abs(full_loss), 1e-12))
+    others = [abs(a - b) / max(abs(b), 1e-12) for a, b in zip(half_numbers, full_numbers)]
+    return Agreement(error, *others)
 
 
 def use_fast_kernels(device: torch.device) -> None:

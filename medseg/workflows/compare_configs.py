@@ -176,6 +176,7 @@ def train_configs(
 
     Raises:
         ConfigError: SPLITS_DIFFER or LABELS_DIFFER, before anything is trained.
+        ResourceError: RUN_LOCKED.
     """
     first = next(iter(configs.values()))
     for name, config in configs.items():
@@ -195,17 +196,18 @@ def train_configs(
     for name, config in configs.items():
         progress.say(f"config {name}")
         folder, inner = RunFolder(out / name), Report("run")
-        folder.settle_config(config)
-        run(
-            config,
-            data,
-            folder,
-            folds=folds,
-            progress=progress,
-            report=inner,
-            is_tracked=is_tracked,
-            key_file=key_file,
-        )
+        with folder.locked():
+            folder.settle_config(config)
+            run(
+                config,
+                data,
+                folder,
+                folds=folds,
+                progress=progress,
+                report=inner,
+                is_tracked=is_tracked,
+                key_file=key_file,
+            )
         known = {case.id for case in report.cases}
         report.cases.extend(case for case in inner.bad_cases if case.id not in known)
         found.append(folder)

@@ -28,6 +28,8 @@ from medseg.inference.network import build_network
 from medseg.inference.trained import TrainedModel
 from medseg.losses import LOSSES, deep_supervised, per_region
 from medseg.tracking.store import Tracker
+from medseg.train.batch_norm import share_batch_norms
+from medseg.train.distributed import is_joined
 from medseg.train.loop import Job, Validate
 from medseg.train.memory import checkpoint_blocks
 from medseg.train.transfer import Ends, Moved, transfer
@@ -134,6 +136,8 @@ def make_network(
         old = Ends(tuple(model.data.channels), name_outputs(model.data))
         build = partial(build_network, config.model, fold.plan)
         moved = transfer(model.networks[0].cpu(), network, old, ends, build)
+    if is_joined():
+        share_batch_norms(network)
     if config.train.checkpoint_activations:
         checkpoint_blocks(network)
     return network.to(device), moved

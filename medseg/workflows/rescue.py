@@ -56,7 +56,7 @@ def mend(task: Task, failure: MedsegError, workers: int, retries: list[Finding])
     """
     if failure.code == "OUT_OF_MEMORY":
         finding = _shrink(task)
-    elif workers and not retries:
+    elif workers and not retries and task.share[1] == 1:  # other ranks would wait in a step for this one
         workers //= 2
         text = f"{failure.message}; trying once more with {workers} workers"
         finding = Finding("WORKER_RETRIED", "", text)

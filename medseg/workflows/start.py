@@ -23,6 +23,7 @@ from medseg.train.diagnosis import Finding
 from medseg.train.distributed import agree, is_main_process
 from medseg.train.loop import Job
 from medseg.train.precision import (
+    GRADIENT_TOLERANCE,
     TOLERANCE,
     choose_precision,
     compare_precision,
@@ -115,11 +116,12 @@ def settle_engine(folder: Path, network: nn.Module, job: Job) -> Engine:
         if known.is_compiled:
             compile_network(network)
         return known
-    if known and not known.device:
+    if known:
         job = replace(job, settings=job.settings.model_copy(update={"accumulate": known.accumulate}))
     engine = agree(_decide(network, job))
-    if known and not known.device:
-        engine = replace(engine, notes=(*known.notes, *engine.notes))
+    if known:
+        shrunk = (note for note in known.notes if note.code == "BATCH_SHRUNK")
+        engine = replace(engine, notes=(*shrunk, *engine.notes))
     if is_main_process():
         save_engine(folder, engine)
         for note in engine.notes:
@@ -162,7 +164,8 @@ def _check_precision(
         return engine
     text = (
         f"{engine.dtype} differs from float32 by {agreement.output:.2g} of the output and by "
-        f"{agreement.loss:.2g} of the loss (at most {TOLERANCE:g}): training goes on in float32"
+        f"{agreement.loss:.2g} of the loss (at most {TOLERANCE:g}), by {agreement.gradient:.2g} of the "
+        f"gradient (at most {GRADIENT_TOLERANCE:g}): training goes on in float32"
     )
     return replace(engine, dtype="float32", notes=(*engine.notes, Finding("PRECISION_REFUSED", "", text)))
 

@@ -44,6 +44,7 @@ from medseg.workflows.look import Look
 from medseg.workflows.machine import count_cores
 from medseg.workflows.model_folder import export_weights
 from medseg.workflows.progress import Progress
+from medseg.workflows.rehearsal import rehearse
 from medseg.workflows.report import Report
 from medseg.workflows.rescue import explain, mend
 from medseg.workflows.run_folder import RunFolder
@@ -60,10 +61,11 @@ LOADER_WORKERS_GPU = 8
 
 
 def select_all(config: Config) -> None:
-    """Select everything a config names, so that a wrong name fails before data is touched."""
+    """Select everything a config names, so that a wrong name or value fails before data is touched."""
     select("model", MODELS, config.model.name, config.model.options)
     select("loss", LOSSES, config.loss.name, config.loss.options)
     select("optimizer", OPTIMIZERS, config.train.optimizer, config.train.optimizer_options)
+    rehearse(config)
     choose_metrics(options=config.metrics)
     for step in config.infer.refine:
         select("refine step", REFINE, step.name, step.options)

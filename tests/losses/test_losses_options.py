@@ -142,6 +142,15 @@ def test_label_smoothing_makes_certainty_cost(name):
     assert LOSSES[name](certain, label, label_smoothing=0.1) > 1
 
 
+def test_smoothed_focal_loss_is_a_mixture_of_the_focal_losses_of_all_labels():
+    logits, label = torch.randn(2, 3, 4, 3), torch.randint(0, 3, (2, 4, 3))
+    every = torch.stack([LOSSES["focal"](logits, torch.full_like(label, c)) for c in range(3)]).mean()
+    expected = 0.7 * LOSSES["focal"](logits, label) + 0.3 * every
+    torch.testing.assert_close(LOSSES["focal"](logits, label, label_smoothing=0.3), expected)
+    both = LOSSES["dice_focal"](logits, label, label_smoothing=0.3, dice_weight=0.0)
+    torch.testing.assert_close(both, expected)
+
+
 def test_label_smoothing_equals_torch_with_ignored_voxels():
     logits, label = random_batch()
     label[0, :2] = 255

@@ -87,15 +87,16 @@ def reach(branch: torch.nn.Module, channels: int, shape: tuple[int, ...], axis: 
 
 
 @both
-def test_each_branch_sees_as_far_as_its_rate_says_on_each_axis(name):
+@pytest.mark.parametrize("shape", [(10, 37), (10, 37, 5)])
+def test_each_branch_sees_as_far_as_its_rate_says_on_each_axis(name, shape):
     torch.manual_seed(0)
-    grid = sized_grid(160, 512)  # a map of 10 x 32
+    grid = sized_grid(*(160, 512, 64)[: len(shape)])  # a map of 10 x 32 x 4
     net = MODELS[name](1, 2, grid, size="nano", norm="batch", output_stride=16).eval()
     pyramid = net.net.head.pyramid
-    for axis, rates in enumerate([(2, 4, 6), (6, 12, 18)]):
-        seen = [reach(branch, 64, (10, 37), axis) for branch in pyramid.branches]
-        middle = (10, 37)[axis] // 2
-        inside = range(-middle, (10, 37)[axis] - middle)
+    for axis, rates in enumerate([(2, 4, 6), (6, 12, 18), (1, 2, 2)][: len(shape)]):
+        seen = [reach(branch, 64, shape, axis) for branch in pyramid.branches]
+        middle = shape[axis] // 2
+        inside = range(-middle, shape[axis] - middle)
         assert seen == [[0], *([n for n in (-rate, 0, rate) if n in inside] for rate in rates)]
 
 

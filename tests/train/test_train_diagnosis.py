@@ -120,6 +120,27 @@ def test_a_loss_that_only_wavers_is_none():
     assert find_divergence(rows, 0.1) == []
 
 
+def test_a_bounded_loss_that_loses_its_progress_for_good_is_named():
+    rows = [{"train/loss": loss} for loss in (1.2, 0.6, 0.4, 1.0, 1.0, 0.95)]
+    (found,) = find_divergence(rows, 0.1)
+    assert (
+        found.code == "LEARNING_RATE_DIVERGES" and "from 0.4 in epoch 3 to 0.95 in epoch 6" in found.message
+    )
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        (1.2, 0.6, 0.4, 1.0, 1.0),  # two epochs so far
+        (1.2, 0.6, 0.4, 1.0, 0.5, 1.0),  # it came back
+        (1.2, 1.1, 1.0, 1.15, 1.15, 1.15),  # little was gained yet
+        (1.2, 0.4, 0.7, 0.7, 0.7),  # less than half is lost
+    ],
+)
+def test_progress_that_is_not_lost_for_good_is_none(losses: tuple[float, ...]):
+    assert find_divergence([{"train/loss": loss} for loss in losses], 0.1) == []
+
+
 def test_dice_that_stays_at_zero_is_named(make_state: MakeState, make_job: MakeJob):
     state = train(make_state(), make_job(epochs=3, validate=lambda network: {"dice": 0.0}))
     assert (

@@ -23,6 +23,7 @@ from torch import nn
 from medseg.core.errors import ResourceError
 from medseg.data.loader import Batch
 from medseg.losses import LOSSES
+from medseg.train.batch_norm import share_batch_norms
 from medseg.train.distributed import process_group
 from medseg.train.loop import Job, train
 from medseg.train.settings import Train
@@ -31,6 +32,23 @@ from medseg.workflows.start import settle_engine
 
 torch.set_num_threads(1)
 cpu, folder = torch.device("cpu"), Path(sys.argv[1])
+
+def run_norms(rank, world, name):
+    def batches(epoch, iterations):
+        for iteration in range(iterations):
+            source = torch.Generator().manual_seed(100 * epoch + iteration)
+            image = torch.randn((5, 1, 6, 5, 4), generator=source) * torch.arange(1, 6).view(5, 1, 1, 1, 1)
+            yield Batch(image[rank::world], (image[:, 0] > 1).long()[rank::world], ())
+
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv3d(1, 3, 3, padding=1, bias=False), nn.BatchNorm3d(3), nn.LeakyReLU(), nn.Conv3d(3, 2, 1)
+    )
+    if world > 1:
+        share_batch_norms(network)
+    state = start_state(network, Train(epochs=2, iterations_per_epoch=4), cpu, uses_scaler=False)
+    job = Job(Train(epochs=2, iterations_per_epoch=4), batches, LOSSES["dice_ce"], cpu, torch.float32, 3, 0)
+    save_checkpoint(folder / f"{name}_{rank}.pt", train(state, job), {})
 
 def run(rank, world, epochs=4, accumulate=1, origin=None, name="", size=5, spoilt=-1):
     # One Dice over the batch, which needs the sums of all ranks; one part's Dice is not that of the whole.
@@ -76,12 +94,15 @@ if os.environ["RANK"] == "0":
     run(0, 1, name="alone")
     run(0, 1, epochs=2, name="half")
     run(0, 1, size=4, name="even")
-with process_group(cpu) as share:
+    run_norms(0, 1, name="norm")
+with process_group(cpu) as share, process_group(cpu) as inner:
+    assert inner == share  # and the inner end leaves the group open
     settle(share[0])
     run(*share, name="pair")
     run(*share, accumulate=2, size=4, name="parts")
     run(*share, origin=folder / "half_0.pt", name="joined")
     run(*share, spoilt=1, name="spoilt")
+    run_norms(*share, name="norms")
 """
 WORKER += """
     import torch.distributed as dist
@@ -146,6 +167,15 @@ def test_two_processes_have_the_loss_curve_of_one(ended: Callable[[str], dict]):
     alone, pair = losses(ended("alone_0")), losses(ended("pair_1"))
     assert pair == pytest.approx(alone, abs=1e-4) and len(alone) == 4
     assert alone[3] < alone[0]  # a curve, not a line
+
+
+def test_batch_norms_see_the_batches_of_both(ended: Callable[[str], dict]):
+    alone, first, second = (ended(name) for name in ("norm_0", "norms_0", "norms_1"))
+    assert losses(second) == pytest.approx(losses(alone), abs=1e-4)
+    for name, value in alone["average"].items():
+        torch.testing.assert_close(first["average"][name], value, rtol=1e-4, atol=1e-5)
+    assert alone["average"].keys() == first["average"].keys()
+    assert float(first["average"]["1.running_var"].max()) != 1
 
 
 def test_batches_in_parts_on_two_processes_have_it_too(ended: Callable[[str], dict]):

@@ -200,10 +200,34 @@ def test_batches_are_asked_for_by_epoch(make_state: MakeState, make_job: MakeJob
     assert asked == [(0, 3), (1, 3)]
 
 
-def test_cases_are_rated_by_the_loss_of_their_batches():
+def test_cases_are_rated_by_the_loss_of_their_own_samples():
     scores: dict[str, float] = {"a": 0.5}
-    rate_cases(scores, [("a", "b"), ("b",)], [0.1, 0.4])
-    assert scores == pytest.approx({"a": 0.8 * 0.5 + 0.2 * 0.9, "b": 0.8 * 0.9 + 0.2 * 0.6})
+    rate_cases(scores, [("a", "b"), ("b",)], [[0.1, 0.7], [0.4]])
+    assert scores == pytest.approx({"a": 0.8 * 0.5 + 0.2 * 0.9, "b": 0.8 * 0.3 + 0.2 * 0.6})
+
+
+def test_cases_of_two_ranks_are_rated_in_the_order_of_one(monkeypatch):
+    ranks = [[[("a", 0.1), ("c", 0.3)]], [[("b", 0.2), ("a", 0.9)]]]
+    monkeypatch.setattr("medseg.train.loop.gather", lambda own: ranks)
+    scores: dict[str, float] = {}
+    rate_cases(scores, [("a", "c")], [[0.1, 0.3]])
+    assert scores == pytest.approx({"a": 0.8 * 0.9 + 0.2 * 0.1, "b": 0.8, "c": 0.7})
+
+
+def test_an_easy_case_beside_a_hard_one_is_rated_easy(make_state, make_job):
+    def pair(epoch: int, iterations: int):
+        image, label = torch.zeros(2, 1, 6, 5, 4), torch.zeros(2, 6, 5, 4, dtype=torch.int64)
+        image[0], image[1] = 1, -1
+        label[1] = 1
+        yield Batch(image, label, ("easy", "hard"))
+
+    def loss(logits, label):  # by what the label is: 0.2 and 0.8 by themselves, 0.5 together
+        return 0 * logits.mean() + 0.2 + 0.6 * label.float().mean()
+
+    state = train(make_state(), make_job(batches=pair, loss=loss, case_scores={}, epochs=1, accumulate=1))
+    assert state.case_scores == pytest.approx({"easy": 0.8, "hard": 0.2})
+    parts = train(make_state(), make_job(batches=pair, loss=loss, case_scores={}, epochs=1, accumulate=2))
+    assert parts.case_scores == pytest.approx({"easy": 0.8, "hard": 0.2})
 
 
 def test_scores_of_cases_are_kept_where_batches_are_drawn_by_them(make_state, make_job):

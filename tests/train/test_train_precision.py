@@ -109,6 +109,27 @@ def test_half_precision_that_is_wrong_is_not(error: float):
     assert not found.is_good
 
 
+class Backwards(torch.autograd.Function):
+    """The identity, whose gradient is three times too large in half precision."""
+
+    @staticmethod
+    def forward(ctx, logits):
+        return logits.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * (3 if gradient.dtype is torch.bfloat16 else 1)
+
+
+def test_half_precision_whose_gradient_alone_is_wrong_is_not():
+    class Wrong(Rounding):
+        def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+            return [Backwards.apply(super().forward(image)[0])]
+
+    found = compare_precision(Wrong(0.0), entropy, *make_pair(), torch.bfloat16)
+    assert found.output < 0.01 and found.loss < 0.01 and found.gradient > 1 and not found.is_good
+
+
 def test_compiling_is_tried_forwards_and_backwards_and_kept(monkeypatch: pytest.MonkeyPatch):
     tried, network = [], Rounding(0.0).eval()
     monkeypatch.setattr("torch.compile", lambda f, **k: tried.append(k) or f)

@@ -19,6 +19,7 @@ from medseg.io import read_volume
 from medseg.workflows import infer as command
 from medseg.workflows import stages as module
 from medseg.workflows.foresight import OTHERS, Foresight, count_windows
+from medseg.workflows.run_folder import RunFolder
 from medseg.workflows.stages import CaseStages
 from tests.tiny import IDS, document, hashes, medseg
 
@@ -361,3 +362,18 @@ def test_a_resource_error_of_the_forecast_comes_at_its_case(segmenter: Segmenter
     assert foresee.count_windows(scan(images, IDS[0])) == 1
     with pytest.raises(ResourceError, match="are needed"):
         foresee(scan(images, IDS[0]))
+
+
+def test_a_plan_is_written_while_the_folder_is_held(
+    tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    held: list[bool] = []
+
+    def refuse(config: object, cohort: object, run: RunFolder, **_: object) -> None:
+        held.append((run.root / ".lock").exists())
+        raise ResourceError("enough", code="RUN_LOCKED")
+
+    monkeypatch.setattr("medseg.workflows.preprocess.plan_run", refuse)
+    settings = ("--config", tiny_cohort / "tiny.yaml", "-o", tmp_path / "RUN")
+    assert medseg("plan", "phantom_ct", "--data", tiny_cohort, *settings).exit_code == 4
+    assert held == [True]

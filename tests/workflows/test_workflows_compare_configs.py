@@ -11,13 +11,14 @@ import pytest
 
 from medseg.config.layers import save
 from medseg.config.pipelines import find_pipeline
-from medseg.core.errors import ConfigError
+from medseg.core.errors import ConfigError, ResourceError
 from medseg.core.files import write_csv
 from medseg.core.geometry import Geometry
+from medseg.core.lock import lock_folder
 from medseg.core.volume import Labels
 from medseg.data.splits import Splits
 from medseg.io import write_labels
-from medseg.workflows.compare_configs import compare_configs, name_runs
+from medseg.workflows.compare_configs import compare_configs, name_runs, train_configs
 from medseg.workflows.progress import Progress
 from medseg.workflows.report import Report
 from medseg.workflows.run_folder import RunFolder
@@ -275,3 +276,21 @@ def test_configs_are_trained_compared_and_on_the_second_call_only_compared(tiny_
 
 def test_the_command_explains_itself():
     assert "medseg compare-configs" in medseg("compare-configs", "--help").stdout
+
+
+def test_a_run_folder_in_use_is_not_trained_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    started: list[object] = []
+    monkeypatch.setattr("medseg.workflows.compare_configs.run", lambda *a, **k: started.append(1))
+    config = find_pipeline("phantom_ct")
+    with lock_folder(tmp_path / "a"), pytest.raises(ResourceError) as caught:
+        train_configs(
+            {"a": config, "b": config},
+            tmp_path,
+            tmp_path,
+            folds=[0],
+            progress=Progress(),
+            report=Report("compare-configs"),
+            is_tracked=False,
+            key_file=tmp_path / "key",
+        )
+    assert caught.value.code == "RUN_LOCKED" and started == []

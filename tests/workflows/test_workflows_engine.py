@@ -54,11 +54,11 @@ def fail_at_step(monkeypatch: pytest.MonkeyPatch, at: int, error: Exception, **o
     """Raise once a training has made so many steps, as long as batches pass in `accumulate` parts."""
     step, steps = loop.train_step, []
 
-    def fail(state, job, batch, census=None):
+    def fail(state, job, batch, census=None, **rated):
         steps.append(1)
         if len(steps) >= at and all(getattr(job.settings, key) == value for key, value in only.items()):
             raise error
-        return step(state, job, batch, census)
+        return step(state, job, batch, census, **rated)
 
     monkeypatch.setattr(loop, "train_step", fail)
 
@@ -240,6 +240,26 @@ def test_a_loader_that_is_killed_twice_ends_the_training(run: Path, monkeypatch:
     assert result.exit_code == 4 and error["code"] == "WORKER_DIED" and "signal Killed" in error["message"]
 
 
+def test_a_killed_loader_ends_one_of_several_processes_at_once(run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("medseg.workflows.train.process_group", lambda device: nullcontext((0, 2)))
+    monkeypatch.setattr("medseg.workflows.train.make_job", make_job_alone)  # the others would wait for ever
+    kill_workers(monkeypatch, lambda: True)
+    tried: list[int] = []
+    monkeypatch.setattr("gc.collect", lambda: tried.append(1))
+    assert document(train(run))["error"]["code"] == "WORKER_DIED" and tried == []
+
+
+def test_another_kind_of_device_keeps_the_parts(run: Path):
+    note = ["BATCH_SHRUNK", "", "in 2 parts"]
+    old = {"device": "cuda", "dtype": "float16", "is_compiled": True, "accumulate": 2}
+    old["notes"] = [["COMPILE_REFUSED", "", "there"], note]
+    (run / "fold_0").mkdir()
+    (run / "fold_0/engine.json").write_text(json.dumps(old))
+    assert warnings(train(run)) == ["BATCH_SHRUNK"]
+    engine = json.loads((run / "fold_0/engine.json").read_text())
+    assert (engine["device"], engine["accumulate"], engine["notes"]) == ("cpu", 2, [note])
+
+
 def test_the_signal_behind_an_unexpected_exit_is_found():
     error = RuntimeError("DataLoader worker (pid(s) 11, 12) exited unexpectedly")
     assert explain_death(error) == ([11, 12], "exit code ?")
@@ -278,7 +298,7 @@ def test_half_precision_that_is_wrong_is_refused_and_stays_so(
 
     def disagree(*arguments: object) -> Agreement:
         asked.append(1)
-        return Agreement(0.3, 0.01)
+        return Agreement(0.3, 0.01, 0.02)
 
     monkeypatch.setattr("medseg.workflows.start.compare_precision", disagree)
     monkeypatch.setattr("medseg.workflows.start.choose_precision", lambda *a: torch.bfloat16)
