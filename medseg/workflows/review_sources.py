@@ -97,7 +97,11 @@ def list_definitions(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     told = _read_definitions(metrics)
     options = {name: chosen for name, chosen in told["options"].items() if isinstance(chosen, dict)}
     words = [
-        f"{name}: " + ", ".join(f"{key} {value}" for key, value in sorted(chosen.items()))
+        f"{name}: "
+        + ", ".join(
+            f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in sorted(chosen.items())
+        )
         for name, chosen in sorted(options.items())
     ]
     ignored = find_ignored(metrics)

@@ -132,14 +132,14 @@ def test_every_flag_has_a_button(page):
 def test_lengths_are_told_with_their_unit_and_the_tolerance(open_file, tmp_path):
     scores = {"a": 0.5, "b": 0.75}
     scan = open_file(write_page(tmp_path / "scan.html", {"a": make_scene()}, scores, tolerance=1.5))
-    assert "NSD (1.5 mm)" in scan.inner_text("#head") and "HD95 mm" in scan.inner_text("#measures")
+    assert "NSD (1.5\xa0mm)" in scan.inner_text("#head") and "HD95 mm" in scan.inner_text("#measures")
     assert "in mm" in scan.get_attribute("th[data-key=hd95] button", "title")
     picture = open_file(write_page(tmp_path / "picture.html", {"a": make_picture(1)}, scores, tolerance=2))
-    assert "NSD (2 px)" in picture.inner_text("#head") and "HD95 px" in picture.inner_text("#measures")
+    assert "NSD (2\xa0px)" in picture.inner_text("#head") and "HD95 px" in picture.inner_text("#measures")
     assert "in px" in picture.get_attribute("th[data-key=hd95] button", "title")
     pictures = {"a": make_picture(1), "b": make_scene()}
     both = open_file(write_page(tmp_path / "both.html", pictures, scores, tolerance=2))
-    assert "NSD (2 mm or px)" in both.inner_text("#head") and "HD95 px" in both.inner_text("#measures")
+    assert "NSD (2\xa0mm or px)" in both.inner_text("#head") and "HD95 px" in both.inner_text("#measures")
 
 
 def test_small_numbers_keep_three_digits(open_file, tmp_path):

@@ -476,7 +476,7 @@ def test_a_run_says_how_it_was_measured_too(copied, tmp_path):
     told = {"options": {"nsd": {"tolerance_mm": 2.0}}, "ignore_label": None}
     write_json(copied / "evaluation" / "metrics.json", {"definitions": told})
     blocks, _ = show(tmp_path, root=copied)
-    assert dict(blocks["index"]["facts"])["Metric options"] == "nsd: tolerance_mm 2.0"
+    assert dict(blocks["index"]["facts"])["Metric options"] == "nsd: tolerance_mm 2"
     assert blocks["index"]["tolerance"] == 2
 
 

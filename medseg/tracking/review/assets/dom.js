@@ -30,7 +30,7 @@ function word(value) {
 // Lengths of a picture are told in pixels, which have no known size; where the page has both, heads say so.
 const unitOf = (one) => one.unit || lengthUnit();
 const lengthUnit = () => [...new Set(index.cases.map(({ unit }) => unit).filter(Boolean))].sort().join(" or ") || "mm";
-const nameNsd = (unit) => (isNumber(index.tolerance) ? `NSD (${index.tolerance} ${unit})` : "NSD");
+const nameNsd = (unit) => (isNumber(index.tolerance) ? `NSD (${index.tolerance}\u00a0${unit})` : "NSD");
 
 const FLAG_NAMES = {
   failed: "failed", invented: "invented", outlier: "outlier", empty: "empty", unlike: "out of distribution",
