@@ -26,7 +26,7 @@ from medseg.workflows.progress import Progress
 from medseg.workflows.report import CaseResult, Report
 from medseg.workflows.review_masks import gather_evaluation, gather_masks
 from medseg.workflows.review_run import gather_run
-from medseg.workflows.review_sources import VOLUMES, Subject, find_tolerance
+from medseg.workflows.review_sources import VOLUMES, Subject, are_pictures, find_tolerance
 
 NAME = "review.html"
 MAX_MB, MAX_CASES = 25.0, 200
@@ -96,6 +96,9 @@ def build(
     page = out if out.suffix.lower() in {".html", ".htm"} else out / NAME
     cases = flag_cases(subject.entries)
     shown = cases[:max_cases]
+    if are_pictures(subject.metrics):  # also where none is shown
+        for case in shown:
+            _tell_in_pixels(case)
     words = len(escape_json(describe(subject, cases, shown)).encode())
     budget = share_bytes(max_mb, len(shown), max(KEPT_BYTES, SCRIPT_BYTES + words))
     with (
@@ -162,11 +165,16 @@ def _add(
         case["reasons"].append(f"not shown: {error.code}: {error.message}")
         return None
     report.add(CaseResult(case["id"], "done"))
-    case["unit"] = "px" if block["picture"] else "mm"
-    if block["picture"]:  # pixels have no size: what a table calls ml of them are none
-        case["volumes"] = {}
-        case["rows"] = [{key: row[key] for key in row if key not in VOLUMES} for row in case["rows"]]
+    case["unit"] = "mm"
+    if block["picture"]:
+        _tell_in_pixels(case)
     return writer.add_case(block)
+
+
+def _tell_in_pixels(case: dict[str, Any]) -> None:
+    """Tell the lengths of a picture in pixels, which have no size: what a table calls ml of them are none."""
+    case["unit"], case["volumes"] = "px", {}
+    case["rows"] = [{key: row[key] for key in row if key not in VOLUMES} for row in case["rows"]]
 
 
 def _write_niivue(page: Path, subject: Subject, name: str) -> None:

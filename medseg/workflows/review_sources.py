@@ -124,6 +124,11 @@ def find_ignored(metrics: Mapping[str, Any]) -> int | None:
     return told if isinstance(told, int) else None
 
 
+def are_pictures(metrics: Mapping[str, Any]) -> bool:
+    """Whether metrics.json says that all cases were pictures: only then does it tell of units."""
+    return "units" in _read_definitions(metrics)
+
+
 def _read_definitions(metrics: Mapping[str, Any]) -> dict[str, Any]:
     told = metrics.get("definitions")
     definitions = told if isinstance(told, dict) else {}

@@ -494,6 +494,16 @@ def test_pixels_of_a_picture_have_no_volume(tmp_path):
     assert not any(key.endswith("_ml") for key in case["rows"][0])
 
 
+def test_a_table_of_pictures_alone_is_in_pixels_too(tmp_path):
+    array = np.zeros((6, 8, 1), np.uint8)
+    array[2:4, 2:5] = 1
+    for folder in ("truth", "masks"):
+        write_labels(tmp_path / folder / "a.png", Labels(array, Geometry(array.shape, np.eye(4))))
+    assert medseg("evaluate", tmp_path / "truth", tmp_path / "masks", "-o", tmp_path / "OUT").exit_code == 0
+    case = row_of(show(tmp_path / "page", root=tmp_path / "OUT")[0], "a")
+    assert case["unit"] == "px" and "volume_error_ml" not in case["rows"][0]
+
+
 FOREIGN_TABLES = (
     "id,patient\na,b\n",
     "id,label,name,state\na,lung,lung,present\n",
