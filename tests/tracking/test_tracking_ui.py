@@ -108,8 +108,9 @@ def test_tracking_server_of_the_user_is_only_linked_to(monkeypatch):
     assert links == ["https://host/mlflow/#/experiments?workflowType=machine_learning"]
 
 
-def test_server_that_stops_at_once_is_a_resource_error(monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://nowhere")
+def test_server_that_stops_at_once_is_a_resource_error(monkeypatch, tmp_path):
+    (tmp_path / "runs.db").write_bytes(b"no database at all" * 50)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/runs.db")
 
     with pytest.raises(ResourceError) as error:
         serve(0)
