@@ -159,7 +159,7 @@ def test_a_stopped_command_is_gone_and_its_cost_is_kept(tmp_path):
         return len(sessions) < 5
 
     with pytest.raises(Stopped):
-        run_python(meter, "import time; time.sleep(60)", tmp_path, watch)
+        run_python(meter, "import time; sum(range(10**7)); time.sleep(60)", tmp_path, watch)
     assert start_of(sessions[0]) is None
     assert Meter(tmp_path / "cpu.json").state["running"] is None and meter.cpu_s > 0
 
