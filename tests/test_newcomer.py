@@ -14,6 +14,7 @@ import shutil
 import site
 import subprocess
 import sys
+import tarfile
 import tomllib
 import venv
 from collections.abc import Mapping
@@ -137,7 +138,7 @@ def test_readme_leads_to_a_review_page(clone: Path, environment: Mapping[str, st
 
 
 def test_tutorial_leads_to_a_review_page(clone: Path, environment: Mapping[str, str], medseg_data: Path):
-    cohort = clone / "hippocampus"
+    cohort = clone.parent / "Task04_Hippocampus"
     tree = json.loads((medseg_data / "hippocampus" / "dataset.json").read_text())
     tree["training"] = tree["training"][:CASES]
     for entry in tree["training"]:
@@ -145,6 +146,8 @@ def test_tutorial_leads_to_a_review_page(clone: Path, environment: Mapping[str, 
             (cohort / part).parent.mkdir(parents=True, exist_ok=True)
             (cohort / part).write_bytes((medseg_data / "hippocampus" / part).read_bytes())
     (cohort / "dataset.json").write_text(json.dumps(tree))
+    with tarfile.open(clone / "Task04_Hippocampus.tar", "w") as archive:
+        archive.add(cohort, cohort.name)
     run_bash(read_commands(ROOT / "docs" / "tutorial.md"), clone, environment)
     assert len(held_out(clone / "out" / "default")) == CASES // 5
     assert reviewed(clone / "out" / "default")
