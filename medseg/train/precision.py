@@ -54,6 +54,15 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)
 
 
+def count_compared(network: nn.Module, batch: int) -> int:
+    """Return how many samples of a batch are compared: half, as a float32 step takes twice the memory.
+
+    Memory was planned for steps in the precision of training. Batch norm needs two samples.
+    """
+    has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+    return min(batch, max(2 if has_batch_norm else 1, batch // 2))
+
+
 def compare_precision(
     network: nn.Module, loss: Callable[..., Tensor], image_BC: Tensor, label_B: Tensor, dtype: torch.dtype
 ) -> Agreement:

@@ -28,6 +28,7 @@ from medseg.train.precision import (
     choose_precision,
     compare_precision,
     compile_network,
+    count_compared,
     try_compiling,
 )
 from medseg.train.state import TrainState
@@ -159,7 +160,9 @@ def _decide(network: nn.Module, job: Job) -> Engine:
 def _check_precision(
     engine: Engine, network: nn.Module, job: Job, batch: tuple[torch.Tensor, torch.Tensor]
 ) -> Engine:
-    agreement = compare_precision(network, job.loss, *batch, engine.torch_dtype)
+    image, label = batch
+    n = count_compared(network, len(image))
+    agreement = compare_precision(network, job.loss, image[:n], label[:n], engine.torch_dtype)
     if agreement.is_good:
         return engine
     text = (

@@ -3,12 +3,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 
 from medseg.train.loop import Job
 from medseg.train.precision import (
     autocast,
     choose_precision,
     compare_precision,
+    count_compared,
     try_compiling,
     use_fast_kernels,
 )
@@ -206,3 +208,11 @@ def test_memory_that_runs_out_while_compiling_is_no_failure_of_the_compiler(
 
 def test_switches_of_yaml_are_understood():
     assert Train.model_validate({"compile": True}).compile == "on"
+
+
+@pytest.mark.parametrize(("norm", "batch", "n"), [("Instance", 4, 2), ("Instance", 1, 1), ("Batch", 2, 2)])
+def test_half_of_a_batch_is_compared_and_two_samples_where_batch_norm_needs_them(
+    norm: str, batch: int, n: int
+):
+    network = nn.Sequential(nn.Conv3d(1, 2, 1), getattr(nn, f"{norm}Norm3d")(2))
+    assert count_compared(network, batch) == n
