@@ -55,16 +55,23 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 
 def count_compared(network: nn.Module, batch: int) -> int:
-    """Return how many samples of a batch are compared: half, as a float32 step takes twice the memory.
+    """Return how many samples of a batch can make a float32 step: half, as it takes twice the memory.
 
-    Memory was planned for steps in the precision of training. Batch norm needs two samples.
+    Memory was planned for steps in the precision of training. Batch norm needs two samples. Where that is all
+    of them, there is room for a forward pass alone.
     """
     has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
     return min(batch, max(2 if has_batch_norm else 1, batch // 2))
 
 
 def compare_precision(
-    network: nn.Module, loss: Callable[..., Tensor], image_BC: Tensor, label_B: Tensor, dtype: torch.dtype
+    network: nn.Module,
+    loss: Callable[..., Tensor],
+    image_BC: Tensor,
+    label_B: Tensor,
+    dtype: torch.dtype,
+    *,
+    has_gradient: bool = True,
 ) -> Agreement:
     """Run one batch in `dtype` and in float32 on a copy of the network, forward and backward.
 
@@ -74,6 +81,7 @@ def compare_precision(
         image_BC: (B, C, *spatial), on the device.
         label_B: (B, *spatial), on the device.
         dtype: bfloat16 or float16.
+        has_gradient: Whether there is a backward pass; without one the gradient's error is 0.
     """
     trial = copy.deepcopy(network).train()
     results: list[tuple[Tensor, float, float]] = []
@@ -81,15 +89,17 @@ def compare_precision(
     for kind in (dtype, torch.float32):
         scale = FP16_SCALE if kind is torch.float16 else 1.0
         trial.zero_grad(set_to_none=True)
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(devices), torch.set_grad_enabled(has_gradient):
             torch.manual_seed(0)  # the same dropout
             with autocast(image_BC.device, kind):
                 output = trial(image_BC)
                 value = loss(output, label_B)
-            (value * scale).backward()  # type: ignore[no-untyped-call]
+            if has_gradient:
+                (value * scale).backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad.float().norm() for p in trial.parameters() if p.grad is not None]
+        norm = float(torch.stack(gradients).norm()) / scale if gradients else 0.0
         finest = (output if isinstance(output, Tensor) else output[0]).detach().float()
-        results.append((finest, float(value.detach()), float(torch.stack(gradients).norm()) / scale))
+        results.append((finest, float(value.detach()), norm))
     (half, *half_numbers), (full, *full_numbers) = results
     error = float((half - full).norm() / full.norm().clamp_min(1e-12))
     others = [abs(a - b) / max(abs(b), 1e-12) for a, b in zip(half_numbers, full_numbers)]

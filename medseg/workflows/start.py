@@ -162,7 +162,9 @@ def _check_precision(
 ) -> Engine:
     image, label = batch
     n = count_compared(network, len(image))
-    agreement = compare_precision(network, job.loss, image[:n], label[:n], engine.torch_dtype)
+    agreement = compare_precision(
+        network, job.loss, image[:n], label[:n], engine.torch_dtype, has_gradient=n < len(image)
+    )
     if agreement.is_good:
         return engine
     text = (

@@ -216,3 +216,8 @@ def test_half_of_a_batch_is_compared_and_two_samples_where_batch_norm_needs_them
 ):
     network = nn.Sequential(nn.Conv3d(1, 2, 1), getattr(nn, f"{norm}Norm3d")(2))
     assert count_compared(network, batch) == n
+
+
+def test_without_a_backward_pass_only_the_forward_one_is_judged():
+    found = compare_precision(Rounding(0.0), entropy, *make_pair(), torch.bfloat16, has_gradient=False)
+    assert 0 < found.output < 0.01 and found.gradient == 0

@@ -296,7 +296,7 @@ def test_half_precision_that_is_wrong_is_refused_and_stays_so(
 ):
     asked = []
 
-    def disagree(*arguments: object) -> Agreement:
+    def disagree(*arguments: object, has_gradient: bool) -> Agreement:
         asked.append(1)
         return Agreement(0.3, 0.01, 0.02)
 
