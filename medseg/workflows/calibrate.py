@@ -16,8 +16,8 @@ from medseg.data.settings import Data
 from medseg.io import read_volume, stem
 from medseg.metrics import CaseMetrics
 from medseg.metrics.calibration import Calibration, measure_calibration
+from medseg.workflows.sidecar import PROBABILITIES
 
-PROBABILITIES = "_prob.nii.gz"
 KEY = "probabilities"  # of a sidecar
 
 

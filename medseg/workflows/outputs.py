@@ -14,14 +14,13 @@ from medseg.data.cases import Case
 from medseg.data.settings import Data
 from medseg.inference.trained import TrainedModel
 from medseg.io import mask_suffix, write_labels
-from medseg.workflows.sidecar import measure
+from medseg.workflows.sidecar import PROBABILITIES, measure
 from medseg.workflows.to_dicom import OBJECTS
 
 if TYPE_CHECKING:
     from medseg.io.dicom.scan import Scan
 
 FORMATS = ("nifti", *OBJECTS)
-PROBABILITIES = "_prob.nii.gz"
 UNCERTAINTY = {"entropy": "_entropy.nii.gz", "disagreement": "_disagreement.nii.gz"}
 SUFFIXES = (".nii.gz", ".png", PROBABILITIES, *UNCERTAINTY.values(), *OBJECTS.values(), ".json")
 """Of all that infer may write of a case; the sidecar comes last."""

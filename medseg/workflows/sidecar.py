@@ -19,6 +19,7 @@ from medseg.core.geometry import Geometry
 from medseg.core.volume import Labels
 from medseg.data.cases import Case
 
+PROBABILITIES = "_prob.nii.gz"  # how the file of probabilities beside a mask ends
 DICOM_ID = re.compile(r"(dcm-[0-9a-f]{12})(?:-v(\d+))?")
 """The pseudonym of a series, and the number of a volume in it."""
 

@@ -1,13 +1,8 @@
 """A real MLflow server dies in the middle of a run; after a sync the store has all of it."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,30 +12,18 @@ from medseg.tracking.address import find_store
 from medseg.tracking.place import find_artifacts
 from medseg.tracking.replay import connect
 from medseg.tracking.store import Tracker, start_run
-from medseg.tracking.ui import _choose_port, _wait_until_ready
+from medseg.tracking.ui import _choose_port
+from tests.mlflow_server import serving
 from tests.tiny import document, medseg
 
 SETTINGS = {"model": {"name": "unet"}, "train": {"epochs": 6}}
 EPOCHS = 6
 
 
-@contextmanager
-def serving(store: str, port: int) -> Iterator[str]:
-    """Run a server, and kill it outright."""
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--workers", "1"]
-    command += ["--default-artifact-root", find_artifacts().as_uri(), "--no-serve-artifacts"]
-    server = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        _wait_until_ready(server, f"http://127.0.0.1:{port}")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(30)
+def serving_store(store: str, port: int) -> AbstractContextManager[str]:
+    words = ["server", "--backend-store-uri", store, "--workers", "1", "--host", "127.0.0.1"]
+    words += ["--port", str(port), "--default-artifact-root", find_artifacts().as_uri()]
+    return serving([*words, "--no-serve-artifacts"], port)
 
 
 def log_epochs(tracker: Tracker, epochs: range) -> None:
@@ -69,7 +52,7 @@ def read_run(run_id: str, home: Path) -> tuple[object, ...]:
 def test_all_of_a_run_arrives_though_the_server_was_killed_in_its_middle(tracking_home: Path, monkeypatch):
     store, port = find_store(), _choose_port("127.0.0.1", 0)
     start_run("killed server", "warm up: makes the database").end()
-    with serving(store, port) as address:
+    with serving_store(store, port) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         whole = start_run("killed server", "run", params=SETTINGS)
         log_epochs(whole, range(EPOCHS))
@@ -82,7 +65,7 @@ def test_all_of_a_run_arrives_though_the_server_was_killed_in_its_middle(trackin
     log_end(broken)
     log_end(unseen)
     assert medseg("tracking", "sync", "--json").exit_code == 4
-    with serving(store, port):
+    with serving_store(store, port):
         result = medseg("tracking", "sync", "--json")
         assert result.exit_code == 0, result.stderr
         ids = [case["id"] for case in document(result)["cases"]]
@@ -117,7 +100,7 @@ def test_a_training_whose_server_was_killed_equals_an_undisturbed_one(
     store, port = find_store(), _choose_port("127.0.0.1", 0)
     start_run("killed server", "warm up: makes the database").end()
     with ExitStack() as stack:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", stack.enter_context(serving(store, port)))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", stack.enter_context(serving_store(store, port)))
         log_metrics = Tracker.log_metrics
 
         def kill_first(tracker: Tracker, values: object, step: int = 0) -> None:
@@ -128,7 +111,7 @@ def test_a_training_whose_server_was_killed_equals_an_undisturbed_one(
         monkeypatch.setattr(Tracker, "log_metrics", kill_first)
         result = medseg("train", copied)
     assert result.exit_code == 0 and "TRACKING_LOST" in caplog.text
-    with serving(store, port):
+    with serving_store(store, port):
         assert medseg("tracking", "sync").exit_code == 0
         numbers = read_numbers(copied)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")

@@ -7,12 +7,9 @@ import gzip
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,10 +23,11 @@ from medseg.core.volume import Volume
 from medseg.io import write_volume
 from medseg.tracking.place import SETTINGS as MLFLOW_SETTINGS
 from medseg.tracking.registry import save_servable
-from medseg.tracking.ui import _choose_port, _wait_until_ready
+from medseg.tracking.ui import _choose_port
 from medseg.workflows import serve
 from medseg.workflows.promote import CODE
 from medseg.workflows.serve import ScanServer, decode_scan
+from tests.mlflow_server import serving
 from tests.shown import ROOT
 from tests.tiny import make_case, medseg
 
@@ -214,20 +212,10 @@ def address(tiny_run: Path, tiny_home: Path) -> Iterator[str]:
     (shown,) = re.findall("^mlflow models serve .*", page, re.MULTILINE)
     words = {"models:/hippocampus_mr@champion": "models:/phantom_ct/1", "5001": str(port)}
     assert words.keys() <= set(shown.split())
-    server = subprocess.Popen(
-        [sys.executable, "-m", *(words.get(word, word) for word in shown.split())],
-        env={**os.environ, **MLFLOW_SETTINGS, "MLFLOW_TRACKING_URI": store, "PATH": activated},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        _wait_until_ready(server, f"http://127.0.0.1:{port}")
-        yield f"http://127.0.0.1:{port}/invocations"
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait(30)
+    environment = {**os.environ, **MLFLOW_SETTINGS, "MLFLOW_TRACKING_URI": store, "PATH": activated}
+    command = [words.get(word, word) for word in shown.split()[1:]]
+    with serving(command, port, environment) as server:
+        yield f"{server}/invocations"
 
 
 @pytest.mark.parametrize("wrap", ["dataframe_records", "inputs", "instances"])
