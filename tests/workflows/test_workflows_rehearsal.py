@@ -46,7 +46,10 @@ def test_a_network_that_needs_other_spacing_is_left_to_the_plan():
 
 def test_regions_are_tried_too():
     regions = "data.regions=[{name: whole, covers: [1, 2], paints: 1}, {name: back, covers: [2], paints: 2}]"
-    select_all(resolve(find_pipeline("hippocampus_mr"), None, [regions]))
+    weights = "loss.options.class_weights=[1,1,1]"  # of three classes; a region is there or not
+    select_all(resolve(find_pipeline("hippocampus_mr"), None, [weights]))
+    with pytest.raises(ConfigError, match="do not fit 2 classes"):
+        select_all(resolve(find_pipeline("hippocampus_mr"), None, [weights, regions]))
 
 
 def test_no_random_number_is_drawn():
